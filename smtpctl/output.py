@@ -49,14 +49,14 @@ def why_waiting(entry: QueueEntry, now: int, *, mda_paused: bool, mta_paused: bo
 
 def queue_line(entry: QueueEntry, now: int, reason: str = "") -> str:
     """
-    evpid | inet4, inet6, local | mda, mta | flags | sender | rcpt | dest | created | expires | last try | retries |
-    pending, inflight | seconds to the next try, or in flight | why it waits: error
+    evpid | inet4, inet6, local | mda, mta, bounce | flags | sender | rcpt | dest | created | expires | last try |
+    retries | pending, inflight | seconds to the next try, or in flight | why it waits: error
     """
     schedule, recipient = entry.schedule, entry.recipient
     fields = [
         envelope_text(schedule.envelope),
         _family(entry.origin.address),
-        schedule.kind.name.lower(),
+        _type(entry),
         ",".join(_flags(entry)),
         entry.origin.sender,
         recipient.recipient,
@@ -82,7 +82,7 @@ def envelope_lines(entry: QueueEntry, reason: str = "") -> Iterator[str]:
         "evpid": envelope_text(schedule.envelope),
         "dispatcher": recipient.action,
         "tag": origin.tag,
-        "type": schedule.kind.name.lower(),
+        "type": _type(entry),
         "smtpname": origin.hostname,
         "helo": origin.helo,
         "hostname": origin.client,
@@ -145,7 +145,7 @@ def envelope_object(entry: QueueEntry, now: int, reason: str = "") -> dict[str, 
         "envelope": envelope_text(schedule.envelope),
         "message": message_text(message_of(schedule.envelope)),
         "family": _family(origin.address),
-        "type": schedule.kind.name.lower(),
+        "type": _type(entry),
         "flags": _flags(entry),
         "state": _state(entry),
         "reason": reason,
@@ -177,8 +177,13 @@ def _family(address: str) -> str:
     return "inet6" if ":" in address else "inet4"
 
 
+def _type(entry: QueueEntry) -> str:
+    """`bounce`: a notice that has not been expanded yet."""
+    return "bounce" if entry.recipient.duty == Duty.EXPAND else entry.schedule.kind.name.lower()
+
+
 def _flags(entry: QueueEntry) -> list[str]:
-    words = {"suspend": entry.schedule.suspended, "hold": entry.schedule.held}
+    words = {"bounce": entry.is_notice, "suspend": entry.schedule.suspended, "hold": entry.schedule.held}
     return [word for word, is_set in words.items() if is_set]
 
 

@@ -33,6 +33,7 @@ RECIPIENTS_MAX = 100  # of one RelayMessage, RFC 5321 4.5.3.1.8
 PAUSES_MAX = 500  # destinations, and sources of relayed mail, that administrators have paused
 SenderNumber = Annotated[int, msgspec.Meta(ge=0, le=2**32 - 1)]  # senders of relayed mail have turns; 0: no sender
 
+LOCAL_CLIENT = "local"  # the client address of this host's own programs
 UNKNOWN_NAME = "<unknown>"  # of a client whose address has no verified name
 
 INLINE_MAX = 16 * 1024  # bytes of content that travel in an imsg and stand in a row; what is larger has a spool file
@@ -72,6 +73,7 @@ class Duty(IntEnum):
     FORWARDED = 3  # to a command or file that stands in the user's .forward
     ALIASED = 4  # to a command or file that stands in an alias file of root's
     DISCARD = 5  # to /dev/null; never an agent's
+    EXPAND = 6  # of a notice to a sender: not expanded yet; never an agent's
 
 
 class Outcome(IntEnum):
@@ -200,6 +202,7 @@ class QueueEntry(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fi
     terms: MailParameters = MailParameters()
     delayed: Text = ""  # why its destination cannot be reached; empty: it can, or nothing is known
     paused: bool = False  # its destination, by an administrator
+    is_notice: bool = False  # a delivery status notification of this host
 
 
 def message_of(envelope: int) -> int:

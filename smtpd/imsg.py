@@ -539,7 +539,8 @@ class RecipientRefused:
 
 @imsg("queue -> lookup", limit=64 * 1024)
 class ExpandEnvelope:
-    """The command or file of this envelope is not in the user's .forward any more: expand the recipient again."""
+    """The command or file of this envelope is not in the user's .forward any more: expand the recipient again.  With
+    Duty.EXPAND it is a notice that was never expanded: by the rules, as mail of this host."""
 
     request: int
     origin: Origin
@@ -782,6 +783,14 @@ class EnvelopesTried:
     deferred: list[EnvelopeId]
     held: list[EnvelopeId]
     returned: list[EnvelopeId] = []  # of relayed mail only
+    failed: list[EnvelopeId] = []  # for good, and gone
+
+
+@imsg("queue -> scheduler", limit=128 * 1024)
+class EnvelopesEnded:
+    """These have expired, and are gone: forget them, but for one that has been made due meanwhile."""
+
+    envelopes: list[EnvelopeId]
 
 
 @imsg("queue -> scheduler")
@@ -872,8 +881,8 @@ class RelayMessage:
 
 @imsg("queue -> dispatcher")
 class WithdrawRecipient:
-    """An administrator has removed an envelope of the attempt.  Its recipient is returned, or has a result where the
-    message is being sent."""
+    """An envelope of the attempt has been removed, or has come to another end.  Its recipient is returned, or has a
+    result where the message is being sent."""
 
     attempt: AttemptNumber
     envelope: EnvelopeId

@@ -432,6 +432,9 @@ class QueueSlice(Struct, frozen=True):
     alias_commands: Word = ""
     delivery_limits: DeliveryLimits = DeliveryLimits()
     compression: bool = False  # of content
+    server_name: Word = "localhost"  # that notices to senders are from
+    notice_lifetime: Seconds = 4 * 86400  # seconds
+    tell_held: bool = True  # an upgrade: notices for what was held as there were none
 
 
 class SchedulerSlice(Struct, frozen=True):

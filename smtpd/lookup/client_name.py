@@ -12,6 +12,7 @@ LOOKUP_TIMEOUT the client has no name, and its session continues.
 import asyncio
 from dataclasses import dataclass
 
+from smtpd.envelope import LOCAL_CLIENT
 from smtpd.imsg import ClientResolved, ResolveClient
 from smtpd.ipc.answer_cache import AnswerCache
 from smtpd.ipc.channel import Channel
@@ -19,7 +20,6 @@ from smtpd.ipc.log import log
 from smtpd.lookup.dns_message import DnsResult
 from smtpd.lookup.resolver import NoDnsAnswer, Resolver
 from smtpd.lookup.resolver_config import ResolverConfig, canonical_address, is_host_name
-from smtpd.lookup.rule import LOCAL
 
 LOOKUP_TIMEOUT = 5.0  # seconds from the question to the answer
 LOOKUPS_MAX = 256  # lookups at a time; each has a socket
@@ -51,7 +51,7 @@ class ClientNames:
     def resolve(self, dispatcher: Channel, asked: ResolveClient) -> None:
         address = canonical_address(asked.address)
         if address is None:
-            _answer(dispatcher, asked, ClientName("localhost", True) if asked.address == LOCAL else NO_NAME)
+            _answer(dispatcher, asked, ClientName("localhost", True) if asked.address == LOCAL_CLIENT else NO_NAME)
         elif address in self._system.names:
             _answer(dispatcher, asked, ClientName(self._system.names[address], True))
         elif known := self._memory.find(address):

@@ -28,7 +28,7 @@ from dataclasses import dataclass, field
 
 from smtpd.config.model import Table
 from smtpd.config.printer import print_condition, print_match
-from smtpd.envelope import UNKNOWN_NAME, Duty, Kind, Origin, Recipient
+from smtpd.envelope import LOCAL_CLIENT, UNKNOWN_NAME, Duty, Kind, Origin, Recipient
 from smtpd.imsg import ForwardRead
 from smtpd.ipc.log import visible
 from smtpd.lookup.expansion import Expanded, Expansion, ExpansionSteps
@@ -48,7 +48,6 @@ from smtpd.lookup.open_tables import open_tables
 from smtpd.lookup.recipient import to_forward_answer
 from smtpd.lookup.refusal import Refusal
 from smtpd.lookup.resolver_config import canonical_address
-from smtpd.lookup.rule import LOCAL
 from smtpd.lookup.trace import Trace
 from smtpd.sandbox import find_uids
 from smtpd.slice import OUR_PREFIX, OUR_USERS, Condition, ExpansionSlice, LookupSlice, Match, is_system_account
@@ -115,10 +114,10 @@ def parse(words: Sequence[str], server_name: str) -> ExplainRequest:
         given[key] = value
     if "rcpt-to" not in given:
         raise ExplainError("rcpt-to= is missing")
-    client = given.get("from", LOCAL)
-    address = LOCAL if client == LOCAL else canonical_address(client)
+    client = given.get("from", LOCAL_CLIENT)
+    address = LOCAL_CLIENT if client == LOCAL_CLIENT else canonical_address(client)
     if address is None:
-        raise ExplainError(f'from="{client}": expected an address, or {LOCAL}')
+        raise ExplainError(f'from="{client}": expected an address, or {LOCAL_CLIENT}')
     sender = _without_brackets(given.get("mail-from", ""))
     sender = str(parse_mailbox(sender) if sender else NULL)
     recipient = str(parse_mailbox(_without_brackets(given["rcpt-to"])))

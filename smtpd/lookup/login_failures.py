@@ -17,8 +17,8 @@ from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass, field
 
 from smtpd.domain_name import normal_address
+from smtpd.envelope import LOCAL_CLIENT
 from smtpd.lookup.resolver_config import canonical_address
-from smtpd.lookup.rule import LOCAL
 from smtpd.smtp.ip_address import counted_address, is_loopback
 
 YES, NO, TRY_LATER = "yes", "no", "later"  # verdicts of imsgs
@@ -137,4 +137,4 @@ def _name(address: str, user: str) -> str:
 def is_local(address: str) -> bool:
     """Whether the client is a program of this host."""
     text = canonical_address(address)
-    return address == LOCAL if text is None else is_loopback(text)
+    return address == LOCAL_CLIENT if text is None else is_loopback(text)

@@ -6,6 +6,7 @@
 
     ExpandEnvelope  -> Expansion.steps_from(user): a command or file is no longer in the user's .forward
                          EnvelopeExpanded | EnvelopeNotExpanded -> queue
+                    -> Expansion.steps(): of a notice to a sender, as for mail of this host
 
 An exception in our code costs only the recipient it happened in: 451, and a traceback in the log.
 """
@@ -148,6 +149,11 @@ class RecipientExpander:
 
     def expand_again(self, queue: Channel, asked: imsg.ExpandEnvelope) -> None:
         was = asked.recipient
+        if was.duty is Duty.EXPAND:
+            expansion = Expansion(self._config, asked.origin, was.recipient, notify=was.notify)
+            ended = partial(self._envelope_ended, queue, asked)
+            self._go_on(RunningExpansion("notice", expansion.steps(), ended), None)
+            return
         action = self._config.actions.get(was.action)
         if action is None or was.duty is not Duty.FORWARDED:
             # The other targets of the alias have had their mail.
@@ -165,11 +171,12 @@ class RecipientExpander:
             _say_why(was.recipient, end)
             reason = f"{end.code} {end.enhanced} {end.text}"[:TEXT_MAX]
             queue.send(imsg.EnvelopeNotExpanded(asked.request, end.code >= 500, reason))
-        elif was.digest in {to.digest for to in end.recipients}:
+        elif was.digest and was.digest in {to.digest for to in end.recipients}:
             reason = f".forward of {was.user} is read in two ways"
             queue.send(imsg.EnvelopeNotExpanded(asked.request, False, reason))
         elif len(list(pages(end.recipients))) > 1:
-            queue.send(imsg.EnvelopeNotExpanded(asked.request, False, f".forward of {was.user} names too many"))
+            named = f".forward of {was.user} names" if was.user else "it leads to"
+            queue.send(imsg.EnvelopeNotExpanded(asked.request, False, f"{named} too many"))
         else:
             queue.send(imsg.EnvelopeExpanded(asked.request, list(end.recipients)))
             self._statistics["lookup.envelope.expanded"] += 1

@@ -21,12 +21,11 @@ from functools import partial
 from msgspec import Struct
 
 from smtpd.domain_name import spellings
-from smtpd.envelope import UNKNOWN_NAME, Origin
+from smtpd.envelope import LOCAL_CLIENT, UNKNOWN_NAME, Origin
 from smtpd.lookup.trace import NO_TRACE, Trace
 from smtpd.slice import Condition, For, From, Match, Operand, Service
 from smtpd.tables.table import Answer, PendingAnswer, Table, TableUnavailable, first_found
 
-LOCAL = "local"  # the client address of this host's own programs
 SRC_LOCAL = Condition(From.SRC, operand=Operand("localhost"))  # built-in tables
 FOR_LOCAL = Condition(For.DOMAIN, operand=Operand("localnames"))
 # `from auth`, `from mail-from` and `for rcpt-to` are evaluated in the order of `auth`, `mail-from` and `rcpt-to`.
@@ -43,11 +42,11 @@ class RuleInput(Struct, frozen=True):
 
     @property
     def address(self) -> str:
-        return LOCAL if self.internal else self.origin.address
+        return LOCAL_CLIENT if self.internal else self.origin.address
 
     @property
     def client(self) -> str:
-        return LOCAL if self.internal else self.origin.client
+        return LOCAL_CLIENT if self.internal else self.origin.client
 
     @property
     def sender(self) -> str:
@@ -125,7 +124,7 @@ class Rules:
             (match.rcpt_to, None),
         ]
         clauses = [
-            Clause(condition, self._ask(local if local and condition.kind == LOCAL else condition))
+            Clause(condition, self._ask(local if local and condition.kind == LOCAL_CLIENT else condition))
             for condition, local in given
             if condition is not None and condition != Condition("any")
         ]
@@ -136,7 +135,7 @@ class Rules:
             case "any":
                 return lambda case: True
             case From.SOCKET:
-                return lambda case: case.origin.address == LOCAL
+                return lambda case: case.origin.address == LOCAL_CLIENT
             case From.RDNS if condition.operand is None:
                 return lambda case: case.client != UNKNOWN_NAME
             case From.AUTH:
@@ -162,7 +161,7 @@ class Rules:
     def _ask_user(self, condition: Condition) -> AskTable:
         """For user@domain the table may also have @domain."""
         if condition.operand is None:
-            return lambda case: case.origin.user != "" or case.origin.address == LOCAL
+            return lambda case: case.origin.user != "" or case.origin.address == LOCAL_CLIENT
         name = self._look(condition, Service.STRING, lambda case: case.origin.user)
         address = self._look(condition, Service.MAILADDR, lambda case: case.origin.user)
 

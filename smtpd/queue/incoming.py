@@ -126,8 +126,8 @@ class Incoming:
             self._proceed(receiving)
 
     def _find_fault(self, receiving: _Receiving, imsg: AddEnvelopes) -> str:
-        if any(recipient.duty is Duty.READ for recipient in imsg.recipients):
-            return "an envelope for reading a .forward"
+        if any(recipient.duty in (Duty.READ, Duty.EXPAND) for recipient in imsg.recipients):
+            return "an envelope that is no delivery"
         if receiving.terms not in (None, imsg.terms):
             return "other terms than before"
         return find_fault(imsg.terms, imsg.recipients, int(self._now()))

@@ -107,6 +107,7 @@ class Listing:
             terms=envelope.terms,
             delayed=self._delays.find_reason(destination),
             paused=self._pauses.is_paused(destination),
+            is_notice=envelope.is_notice,
         )
 
     def find_destinations(self, channel: Channel, imsg: FindDestinations) -> None:

@@ -4,14 +4,15 @@
     queue --RelayMessage, TryDestination--> dispatcher
     dispatcher --FetchContent, RelayTried, ReturnRecipients, DelayDestination, …--> queue
     lookup --AddEnvelopes, ReadForward, AskServerForUtf8--> queue --ExpandEnvelope, FindStsRecords--> lookup
-    queue --EnvelopesSubmitted, EnvelopesTried, EnvelopeReplaced, StopScheduling--> scheduler
+    queue --EnvelopesSubmitted, EnvelopesTried, EnvelopesEnded, EnvelopeReplaced, StopScheduling--> scheduler
     queue --DestinationDelayed, DestinationResumed--> scheduler
     scheduler --EnvelopesDue, PostponeEnvelopes, SchedulingStopped, …--> queue
     queue --StartAgent, EndAgent, LockMailbox, UnlockMailbox--> parent             queue --errands--> agents
     control --ListEnvelopes, ListQuarantine, OpenContent, FindDestinations, PauseRelaying, ListPaused--> queue
 
 SECURITY
-    Reads mail as bytes that it does not look into, and the answers of agents, which are processes of users.  Sees the
+    Reads mail as bytes that it does not look into, but for where a header ends, and the answers of agents, which are
+    processes of users, and of other hosts.  Puts both into notices to senders, by way of header/report.py.  Sees the
     spool and nothing else; no network, no execution.  Taken over, it reads, loses and misdelivers mail: it could give
     any mail to any user's agent.  It could not become a user, nor read a home, nor have a command run that does not
     stand in the configuration, in an alias file of root's, or in the .forward of the user who runs it.
@@ -93,7 +94,7 @@ def main() -> None:
     directory = sandbox.inside(handed.configure.spool)
     try:
         held_for_life = lock(directory)
-        store = SQLiteStore(directory, codec)
+        store = SQLiteStore(directory, codec, tell_held=handed.slice.tell_held)
         spool = Spool(directory, codec)
         clear(store, spool)
     except (SpoolLocked, StoreBroken, StoreFull, OSError) as error:

@@ -32,6 +32,7 @@ from smtpd.queue.incoming import Incoming
 from smtpd.queue.kept_tls import KeptTls
 from smtpd.queue.listing import Listing
 from smtpd.queue.message_ids import Blocks, OwnIds
+from smtpd.queue.notices import Notices
 from smtpd.queue.recoding import Recoding
 from smtpd.queue.reservation import Reservations
 from smtpd.queue.scan import Scan
@@ -78,7 +79,11 @@ class Queue:
         self.forward_reader = ForwardReader(self.agents, clock or loop.time)
         self.lmtp_features = LmtpFeatures(self.agents, routing, clock or loop.time)
         self.in_flight = InFlight(loop, scheduler)
-        self.conclusions = Conclusions(self.disk, self.in_flight, now)
+        reservations = Reservations(1 + secrets.randbelow(MESSAGE_ID_MAX))
+        blocks = Blocks(loop, self.disk, reservations)
+        self.own_ids = OwnIds(blocks, reservations)
+        self.notices = Notices(loop, configuration, self.disk, self.own_ids, self.submit, self.statistics, now)
+        self.conclusions = Conclusions(self.disk, self.in_flight, self.notices.owed, self.statistics, now)
         self.reexpansions = Reexpansions(self.to_lookup, self.disk, self.conclusions.conclude)
         by_agents = AgentCarrier(self.agents, routing, self.conclusions.now)
         self.relays = RelayCarrier(
@@ -91,9 +96,6 @@ class Queue:
             self.agents,
             self.statistics,
         )
-        reservations = Reservations(1 + secrets.randbelow(MESSAGE_ID_MAX))
-        blocks = Blocks(loop, self.disk, reservations)
-        self.own_ids = OwnIds(blocks, reservations)
         lifetimes = {action.name: action.lifetime for action in configuration.actions}
         self.incoming = Incoming(self.disk, reservations, blocks, lifetimes, lanes.of, self.submit, now)
         self.scan = Scan(loop, self.disk, self.conclusions.quarantine, lanes.of_row)
@@ -134,6 +136,7 @@ class Queue:
         """The scheduler asks for what it wants to know."""
         self.own_ids.refill()
         self.recoding.begin()
+        self.notices.begin()
 
     def report(self, channel: Channel, imsg: ReportStatistics) -> None:
         gauges = {
@@ -155,6 +158,7 @@ class Queue:
         self._stop_at = self.loop.time() + STOP_TIMEOUT
         self.recoding.stop()
         self.deliveries.stop()
+        self.notices.stop()
         self.agents.stop()
         self._wait_for_results()
 

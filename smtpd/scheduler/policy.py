@@ -136,11 +136,14 @@ class Policy:
         held: Iterable[int],
         now: int,
         returned: Iterable[int] = (),
+        failed: Iterable[int] = (),
     ) -> QueueUpdates:
         """The results of what was in flight; `returned`: it was not tried.  Raises Violation for anything else."""
         updates = QueueUpdates()
         for id in delivered:
             self._forget(self._take_result(id, "ok"))
+        for id in failed:
+            self._forget(self._take_result(id, "permfail"))
         for id in deferred:
             envelope = self._take_result(id, "tempfail")
             if not self._is_removed(envelope, updates):
@@ -159,6 +162,14 @@ class Policy:
                 self.destinations.delay_reported(envelope.lane, now, 0)
             self._become_due(envelope, first=True)
         return updates
+
+    def ended(self, ids: Iterable[int]) -> None:
+        """These have expired, and queue has nothing of them any more.  The result of one that is in flight, as an
+        administrator has wanted it tried, is still expected."""
+        for envelope in self._known(ids):
+            if envelope.state is not EnvelopeState.INFLIGHT:
+                self._release_limits(envelope)
+                self._forget(envelope)
 
     def replaced(self, id: int, schedules: Iterable[Schedule], now: int, ahead: int = 0) -> QueueUpdates:
         """Others, with times as for `submit`, stand in the place of one that was in flight.  What an administrator

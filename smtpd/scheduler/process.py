@@ -1,6 +1,6 @@
 """scheduler -- knows when to try what again.
 
-    queue --EnvelopesSubmitted, EnvelopesTried, EnvelopeReplaced, StopScheduling--> scheduler
+    queue --EnvelopesSubmitted, EnvelopesTried, EnvelopesEnded, EnvelopeReplaced, StopScheduling--> scheduler
     queue --DestinationDelayed, DestinationResumed, PauseDestination--> scheduler
     scheduler --EnvelopesDue, PostponeEnvelopes, ExpireEnvelopes, DeleteEnvelopes, MarkSuspended,
                 ScanEnvelopes, TryDestinations, SchedulingStopped--> queue
@@ -20,6 +20,7 @@ from smtpd.imsg import (
     DestinationDelayed,
     DestinationResumed,
     EnvelopeReplaced,
+    EnvelopesEnded,
     EnvelopesScanned,
     EnvelopesSubmitted,
     EnvelopesTried,
@@ -73,6 +74,8 @@ def from_queue(scheduler: Scheduler, channel: Channel, imsg: object, descriptor:
             scheduler.take_submitted(imsg)
         case EnvelopesScanned():
             scheduler.take_scanned(imsg)
+        case EnvelopesEnded():
+            scheduler.take_ended(imsg)
         case EnvelopesTried():
             scheduler.take_results(imsg)
         case EnvelopeReplaced():

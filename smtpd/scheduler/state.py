@@ -12,6 +12,7 @@ from smtpd.imsg import (
     DestinationResumed,
     EnvelopeReplaced,
     EnvelopesDue,
+    EnvelopesEnded,
     EnvelopesScanned,
     EnvelopesSubmitted,
     EnvelopesTried,
@@ -84,7 +85,8 @@ class Scheduler:
         self._turn_soon()
 
     def take_results(self, imsg: EnvelopesTried) -> None:
-        updates = self.policy.tried(imsg.delivered, imsg.deferred, imsg.held, self.clock.now(), imsg.returned)
+        now = self.clock.now()
+        updates = self.policy.tried(imsg.delivered, imsg.deferred, imsg.held, now, imsg.returned, imsg.failed)
         if updates.postponed:
             ahead = self.clock.ahead()
             self._to_queue(PostponeEnvelopes([(id, max(0, time + ahead)) for id, time in updates.postponed]))
@@ -92,6 +94,10 @@ class Scheduler:
             self._to_queue(ExpireEnvelopes(updates.expired))
         if updates.removed:
             self._to_queue(DeleteEnvelopes(updates.removed))
+        self._turn_soon()
+
+    def take_ended(self, imsg: EnvelopesEnded) -> None:
+        self.policy.ended(imsg.envelopes)
         self._turn_soon()
 
     def take_replaced(self, imsg: EnvelopeReplaced) -> None:

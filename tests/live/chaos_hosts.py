@@ -24,7 +24,7 @@ class Kind(StrEnum):
     DIES = "dies"
 
 
-REPLIES = ("451 4.7.1 not now", "550 5.7.1 never")  # of those that refuse
+LATER, NEVER = REPLIES = "451 4.7.1 not now", "550 5.7.1 never"  # of those that refuse
 
 
 class Copy(NamedTuple):

@@ -118,7 +118,7 @@ def test_a_signal_during_the_start_leaves_nothing_behind(make_daemon):
     _, said = daemon.process.communicate(timeout=60)
     assert daemon.process.returncode == 0, said
     assert "info: SIGTERM: the start is given up\n" in said or "info: exiting\n" in said
-    assert {path.name for path in daemon.state.iterdir()} == {"empty", "spool"}
+    assert {path.name for path in daemon.state.iterdir()} == {"empty", "offline", "spool"}
 
 
 def test_a_log_without_a_reader_is_reported_where_the_daemon_was_started(make_daemon):

@@ -191,8 +191,13 @@ def test_the_exit_status_is_the_result_and_the_last_lines_are_its_reason(daemon,
     send(daemon, f"{carol}+{way}@behave.test")
     (line,) = until(lambda: logged(daemon, f"<{carol}+{way}@", "result="), what="a result")
     assert f"result={result}" in line and f"({reason})" in line
-    (row,) = envelopes(daemon)
-    assert row[3] == ("hold" if result == "PermFail" else "") and row[-1].endswith(reason)
+    if result == "TempFail":
+        (row,) = envelopes(daemon)
+        assert row[3] == "" and row[-1].endswith(reason)
+    else:  # the sender is told, whom no rule is for
+        (row,) = until(lambda: [row for row in envelopes(daemon) if row[3] == "bounce,hold"], what="a notice")
+        (told,) = logged(daemon, "bounce: failed for ", f"<{carol}+{way}@")
+        assert told.endswith(reason) and row[2] == "bounce"
     remove_all(daemon)
 
 

@@ -285,16 +285,9 @@ def delayed(world, domain, *words):
 
 
 def failed(world, domain, *words):
-    """The mail is held, with this reason."""
-
-    def row():
-        return next(
-            (row for row in envelopes(world.daemon) if row[6] == f"bob@{domain}" and all(w in row[-1] for w in words)),
-            None,
-        )
-
+    """The sender is told that the mail has failed, with this reason."""
     try:
-        return until(row, 40, f"{domain} {words}")
+        until(lambda: logged(world.daemon, "bounce: failed for ", f"rcpt=<bob@{domain}>", *words), 40, f"{words}")
     except AssertionError:
         raise AssertionError(f"{domain}: {words}\n{about(world, domain)}\n{envelopes(world.daemon)}") from None
 

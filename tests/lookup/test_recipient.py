@@ -334,3 +334,46 @@ def test_that_a_server_cannot_be_asked_is_remembered_shortly(house):
     assert len(house.sent(AskServerForUtf8)) == 1
     house.server, house.lookup.recipients._caches[ServerQuestion]._now = "utf8", lambda: house.loop.time() + 10
     assert house.ask(to_server(3)) == RecipientExpanded(3, 1)
+
+
+# -- notices to senders ---------------------------------------------------------------------
+
+
+def new_notice(request, to="bob@here.test"):
+    origin = Origin("", "local", "<unknown>", "mx.here.test", "mx.here.test", "", True)
+    recipient = Recipient(to, to, "", Kind.MDA, "", "", Duty.EXPAND, notify=Notify.NEVER)
+    return ExpandEnvelope(request, origin, recipient)
+
+
+def test_a_notice_is_expanded_by_the_rules_for_mail_of_this_host(house):
+    local = Match("in", source=Condition("local"))
+    house = house(matches=(local,))
+    house.users["bob"] = "user"
+    assert isinstance(house.ask(recipient(1)), RecipientRefused)  # of a remote client
+    expanded = house.ask(new_notice(104), "queue")
+    assert [(to.user, to.action, to.duty) for to in expanded.recipients] == [("bob", "in", Duty.DELIVER)]
+    assert [(to.recipient, to.notify) for to in expanded.recipients] == [("bob@here.test", Notify.NEVER)]
+    assert house.sent(AddEnvelopes) == []
+
+
+def test_a_notice_goes_where_the_users_forward_says(house):
+    house = house()
+    house.users |= {"bob": "user", "amy": "user"}
+    house.forwards["bob"] = ("text", b"amy, |new")
+    expanded = house.ask(new_notice(105), "queue")
+    assert [(to.user, to.digest) for to in expanded.recipients] == [("bob", digest(Command("new"))), ("amy", "")]
+
+
+@pytest.mark.parametrize("verdict, permanent", [("unknown", True), ("later", False)])
+def test_a_notice_that_cannot_be_expanded_is_refused_with_the_reason(house, verdict, permanent):
+    house = house()
+    house.users["bob"] = verdict
+    refused = house.ask(new_notice(106), "queue")
+    assert isinstance(refused, EnvelopeNotExpanded)
+    assert refused.permanent is permanent and refused.reason[:3] == ("550" if permanent else "451")
+
+
+def test_a_notice_that_no_rule_takes_is_refused_for_good(house):
+    house = house(matches=())
+    refused = house.ask(new_notice(107), "queue")
+    assert isinstance(refused, EnvelopeNotExpanded) and refused.permanent and "5.7.1" in refused.reason

@@ -254,6 +254,19 @@ class House:
         told = self.hear("scheduler", EnvelopesTried)
         return told.delivered, told.deferred, told.held
 
+    def failed(self):
+        """The next results, which are of what has failed for good and is gone."""
+        told = self.hear("scheduler", EnvelopesTried)
+        assert not (told.delivered or told.deferred or told.held or told.returned), told
+        return told.failed
+
+    def owed(self, envelope):
+        """What the sender is to be told of it, which is gone."""
+        rows = self.queue.disk.store.statuses(envelope >> 32, 10)
+        (status,) = (row for row in rows if row.envelope == envelope)
+        assert not self.queue.disk.store.load([envelope])
+        return status
+
     # -- agents ---------------------------------------------------------------------
 
     def start_agent(self, number=1):

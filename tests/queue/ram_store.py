@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 from smtpd.envelope import Schedule, message_of
 from smtpd.next_hop import StsRow, TlsHost
+from smtpd.queue.store.recipient_status import RecipientStatus
 from smtpd.queue.store.store import (
     Add,
     Change,
@@ -13,11 +14,13 @@ from smtpd.queue.store.store import (
     LaneOf,
     Message,
     OneChange,
+    Owe,
     Quarantine,
     Recode,
     RememberTls,
     Remove,
     Replace,
+    StoreNotice,
     changed,
     expanded_keys,
     recipient_key,
@@ -35,20 +38,21 @@ class RAMStore:
         self._messages: dict[int, Message] = {}
         self._quarantine: list[tuple[int, int, str]] = []
         self._expanded: dict[int, dict[bytes, str]] = {}
+        self._owed: dict[tuple[int, int], RecipientStatus] = {}
         self._tls_hosts: dict[str, TlsHost] = {}
         self._sts_policies: dict[str, StsRow] = {}
 
     def apply(self, changes: Sequence[Change]) -> list[int]:
         with self._lock:
             expanded = {message: dict(renewers) for message, renewers in self._expanded.items()}
-            before = dict(self._envelopes), dict(self._messages), list(self._quarantine), expanded
+            before = dict(self._envelopes), dict(self._messages), list(self._quarantine), expanded, dict(self._owed)
             try:
                 return [message for change in changes for one in self._parts(change) for message in self._change(one)]
             except BaseException:
-                self._envelopes, self._messages, self._quarantine, self._expanded = before
+                self._envelopes, self._messages, self._quarantine, self._expanded, self._owed = before
                 raise
 
-    def _parts(self, change: Change) -> list[OneChange]:
+    def _parts(self, change: Change) -> list[OneChange | StoreNotice]:
         if isinstance(change, RememberTls):
             self._tls_hosts |= {host.service: host for host in change.hosts}
             self._sts_policies |= {row.domain: row for row in change.policies}
@@ -60,9 +64,14 @@ class RAMStore:
         there = any(isinstance(part, Add) and part.message.id in self._messages for part in change.changes)
         return [*change.changes] if change.envelope in self._envelopes and not there else []
 
-    def _change(self, change: OneChange) -> list[int]:
+    def _change(self, change: OneChange | StoreNotice) -> list[int]:
+        if isinstance(change, StoreNotice):
+            return self._store_notice(change)
         if isinstance(change, Add):
             self._add(change)
+            return []
+        if isinstance(change, Owe):
+            self._owed[change.status.envelope, change.status.action] = change.status
             return []
         before = self._envelopes.get(change.envelope)
         if isinstance(change, Quarantine):
@@ -97,9 +106,21 @@ class RAMStore:
 
     def _remove(self, envelope: Envelope) -> list[int]:
         del self._envelopes[envelope.id]
-        message = message_of(envelope.id)
+        return self._forget_unused(message_of(envelope.id))
+
+    def _store_notice(self, change: StoreNotice) -> list[int]:
+        told = self._owed.keys() & set(change.told)
+        if change.add.message.id in self._messages or not told:
+            return []
+        for key in told:
+            del self._owed[key]
+        self._add(change.add)
+        return self._forget_unused(message_of(change.envelope))
+
+    def _forget_unused(self, message: int) -> list[int]:
         aside = (id for id, *_ in self._quarantine)
-        if any(message_of(id) == message for id in (*self._envelopes, *aside)):
+        owed = (id for id, _ in self._owed)
+        if any(message_of(id) == message for id in (*self._envelopes, *aside, *owed)):
             return []
         self._expanded.pop(message, None)
         gone = self._messages.pop(message, None)
@@ -163,6 +184,14 @@ class RAMStore:
 
     def quarantine(self, limit: int) -> list[tuple[int, int, str]]:
         return self._quarantine[::-1][:limit]
+
+    def owed(self, after: int, limit: int) -> list[int]:
+        with self._lock:
+            return sorted({message_of(id) for id, _ in self._owed if message_of(id) > after})[:limit]
+
+    def statuses(self, message: int, limit: int) -> list[RecipientStatus]:
+        with self._lock:
+            return [self._owed[key] for key in sorted(self._owed) if message_of(key[0]) == message][:limit]
 
     def tls_hosts(self, after: int, limit: int) -> tuple[list[TlsHost], int]:
         return self._page(self._tls_hosts, after, limit)

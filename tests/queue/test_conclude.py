@@ -1,22 +1,24 @@
 """The end of an envelope: what each result comes to, and that changes that belong together are one transaction."""
 
 import pytest
+from msgspec.structs import replace
 
-from smtpd.envelope import Kind, Outcome, Recipient
+from smtpd.envelope import Kind, Notify, Outcome, Recipient
 from smtpd.errand import FrameError
-from smtpd.imsg import DeleteEnvelopes, MarkSuspended, PostponeEnvelopes
+from smtpd.imsg import DeleteEnvelopes, EnvelopesTried, MarkSuspended, PostponeEnvelopes
 from smtpd.ipc.channel import Violation
 from smtpd.queue.delivery import conclude, delivery_log
 from smtpd.queue.delivery.attempt import Attempt
 from smtpd.queue.delivery.conclude import ERROR_MAX, TROUBLES_MAX, Conclusion
-from smtpd.queue.delivery.expiry import EXPIRED
 from smtpd.queue.delivery.in_flight import Word
 from smtpd.queue.delivery.result import AttemptResult
+from smtpd.queue.store.recipient_status import ReportAction
 from smtpd.queue.store.store import Add, Compound, Hold, Remove, UnreadableRow
-from tests.queue.conftest import add, envelope, recipient, relayed
+from tests.queue.conftest import ORIGIN, add, envelope, recipient, relayed
 
 NOW = 1_000_100
 ONE = envelope(1)
+NULL = replace(ORIGIN, sender="")
 UNKNOWN = {"sent": True, "answered": False}  # the mail was given away, and no answer came
 UNSENT = {"sent": False, "answered": False}
 
@@ -33,9 +35,37 @@ def test_what_is_delivered_is_removed():
 
 @pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.LOOP])
 @pytest.mark.parametrize("before", [False, True])
-def test_what_has_failed_is_held_with_its_reason(outcome, before):
+def test_what_has_failed_goes_and_its_sender_is_to_be_told(outcome, before):
     conclusion = of_attempt(AttemptResult(outcome, "no such user", NOW), perhaps_delivered=before)
-    assert conclusion.changes == (Hold(ONE.id, NOW, "no such user", before),) and conclusion.word is Word.HELD
+    owe, remove = conclusion.changes
+    assert remove == Remove(ONE.id) and conclusion.word is Word.FAILED
+    assert (owe.envelope, owe.status.action, owe.status.reason) == (ONE.id, ReportAction.FAILED, "no such user")
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_what_an_administrator_can_mend_is_held_with_its_reason(before):
+    conclusion = of_attempt(AttemptResult(Outcome.FAILED, "no action", NOW, ours=True), perhaps_delivered=before)
+    assert conclusion.changes == (Hold(ONE.id, NOW, "no action", before),) and conclusion.word is Word.HELD
+
+
+@pytest.mark.parametrize("origin, notify", [(ORIGIN, Notify.NEVER), (NULL, Notify(0)), (NULL, Notify.FAILURE)])
+def test_what_has_failed_and_nobody_is_to_be_told_of_goes_with_a_line_in_the_log(origin, notify):
+    one = envelope(1, origin=origin, recipient=recipient(notify=notify))
+    conclusion = of_attempt(AttemptResult(Outcome.FAILED, "no such user", NOW), one)
+    assert conclusion.changes == (Remove(one.id),) and conclusion.word is Word.FAILED and not conclusion.double
+    assert 'result=PermFail stat="Error (no such user)"' in conclusion.line
+
+
+@pytest.mark.parametrize("how", ["failed", "expired"])
+def test_a_notice_that_fails_is_held_and_is_a_double_failure(how):
+    one = envelope(1, origin=NULL, is_notice=True)
+    if how == "failed":
+        conclusion = of_attempt(AttemptResult(Outcome.FAILED, "no such user", NOW), one)
+    else:
+        _, conclusion = conclude.of_expiry(one, "no such user")
+    (hold,) = conclusion.changes
+    assert isinstance(hold, Hold) and "no such user" in hold.error
+    assert conclusion.word is Word.HELD and conclusion.double
 
 
 @pytest.mark.parametrize("before", [False, True])
@@ -46,21 +76,26 @@ def test_what_is_deferred_waits_for_the_scheduler(before, how):
     assert not conclusion.changes and conclusion.word is Word.DEFERRED
     perhaps_delivered = before or how is UNKNOWN
     troubles = 2 if how is UNSENT else 0  # what was not given away shows nothing of the envelope
-    assert conclusion.deferred == (NOW, "try later", perhaps_delivered, troubles, EXPIRED)
+    deferred = conclusion.deferred
+    assert (deferred.envelope, deferred.result.at, deferred.error) == (one, NOW, "try later")
+    assert (deferred.perhaps_delivered, deferred.troubles) == (perhaps_delivered, troubles)
 
 
 def test_an_error_of_our_own_holds_an_envelope_in_the_end():
     for troubles in range(TROUBLES_MAX):
         conclusion = conclude.of_fault(envelope(1, troubles=troubles), KeyError(), NOW)
         if troubles < TROUBLES_MAX - 1:
-            assert conclusion.deferred == (NOW, "internal error: KeyError", True, troubles + 1, EXPIRED)
+            assert conclusion.deferred[2:] == ("internal error: KeyError", True, troubles + 1, False)
         else:
             assert conclusion.changes == (Hold(ONE.id, NOW, "internal error: KeyError", True),)
 
 
 def test_a_reason_is_kept_as_far_as_a_row_may_hold_it():
-    (hold,) = of_attempt(AttemptResult(Outcome.FAILED, "\udc80\x00" + "x" * 2000, NOW)).changes
-    assert hold.error.startswith("\\udc80") and "\x00" not in hold.error and len(hold.error) == ERROR_MAX
+    text = "\udc80\x00" + "x" * 2000
+    (hold,) = of_attempt(AttemptResult(Outcome.FAILED, text, NOW, ours=True)).changes
+    (owe, _) = of_attempt(AttemptResult(Outcome.FAILED, text, NOW)).changes
+    for kept in (hold.error, owe.status.reason):
+        assert kept.startswith("\\udc80") and "\x00" not in kept and len(kept) == ERROR_MAX
 
 
 def test_stale_is_no_end():
@@ -101,10 +136,11 @@ def test_any_carrier_gets_the_content_and_says_what_became_of_it(house, courier,
     for attempt, result in zip(courier.taken, results, strict=True):
         attempt.finish(result)
         attempt.finish(result)  # a second end is none
-    told = [sum(lists, []) for lists in zip(house.tried(), house.tried(), strict=True)]
-    assert told == [[one], [two], [three]]
-    (held,) = house.queue.disk.store.load([three])
-    assert held.held and held.error == "550 5.1.1 No such user"
+    told = [house.hear("scheduler", EnvelopesTried) for _ in range(2)]
+    lists = [(imsg.delivered, imsg.deferred, imsg.failed) for imsg in told]
+    assert [sum(some, []) for some in zip(*lists, strict=True)] == [[one], [two], [three]]
+    owed = house.owed(three)
+    assert (owed.status, owed.remote, owed.diagnostic) == ("5.1.1", "mx.there.test", "550 5.1.1 No such user")
     log = capfd.readouterr().err
     assert log.count("0000000000001234 mda delivery") == 3 and 'stat="Error (451 4.3.0 Later)"' in log
 

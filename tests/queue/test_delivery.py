@@ -16,6 +16,7 @@ from smtpd.imsg import (
     DeleteEnvelopes,
     EndAgent,
     EnvelopesDue,
+    EnvelopesEnded,
     EnvelopesSubmitted,
     EnvelopesTried,
     ExpireEnvelopes,
@@ -243,34 +244,47 @@ def test_a_deferred_mail_keeps_the_reason_and_the_time(house):
     "outcome, text, error",
     [(Outcome.FAILED, "no such folder", "no such folder"), (Outcome.LOOP, "whatever", "Loop detected")],
 )
-def test_a_permanent_failure_holds_the_mail_with_its_reason(house, outcome, text, error):
+def test_the_sender_of_a_permanent_failure_is_to_be_told_the_reason(house, outcome, text, error):
     (envelope,) = house.store()
     house.due(envelope)
     _, agent = house.start_agent()
     house.answer(agent, house.receive(agent), outcome, text)
-    assert house.tried() == ([], [], [envelope])
-    found = row(house, envelope)
-    assert (found.held, found.error) == (True, error)
+    assert house.failed() == [envelope]
+    assert house.owed(envelope).reason == error
 
 
 @pytest.mark.parametrize("error", ["disk quota exceeded", "quota " * 200])
-def test_an_expired_mail_is_held_with_its_last_error(house, error):
+def test_the_sender_of_an_expired_mail_is_to_be_told_the_last_error(house, error):
     (envelope,) = house.store()
     house.due(envelope)
     _, agent = house.start_agent()
     house.answer(agent, house.receive(agent), Outcome.DEFERRED, error)
     house.tried()
     house.say("scheduler", ExpireEnvelopes([envelope]))
-    house.until(lambda: row(house, envelope).held)
-    assert row(house, envelope).error == f"Expired: {error}"[:ERROR_MAX]
+    assert house.hear("scheduler", EnvelopesEnded).envelopes == [envelope]
+    assert house.owed(envelope).reason == f"Expired: {error}"[:ERROR_MAX]
+    assert house.owed(envelope).last_try > 0
 
 
-def test_a_mail_that_expires_without_a_try_of_this_run_is_held_and_counts_none(house):
+def test_the_sender_of_a_mail_that_expires_without_a_try_of_this_run_is_to_be_told_of_none(house):
     (envelope,) = house.store()
     house.say("scheduler", ExpireEnvelopes([envelope]))
-    house.until(lambda: row(house, envelope).held)
-    found = row(house, envelope)
-    assert (found.error, found.retries, found.last_try, found.perhaps_delivered) == ("Expired", 0, 0, False)
+    assert house.hear("scheduler", EnvelopesEnded).envelopes == [envelope]
+    found = house.owed(envelope)
+    assert (found.reason, found.status, found.last_try) == ("Expired", "4.4.7", 0)
+
+
+def test_an_expired_mail_that_an_administrator_wants_tried_stays(house):
+    """It is due again before queue has read what has expired."""
+    (envelope,) = house.store()
+    house.queue.disk.cache.forget(envelope)
+    house.say("scheduler", ExpireEnvelopes([envelope]))
+    house.due(envelope)
+    _, agent = house.start_agent()
+    house.deliver(agent)
+    assert house.tried() == ([envelope], [], [])
+    house.until(lambda: house.queue.disk.idle)
+    assert not house.mail["scheduler"] and not house.queue.disk.store.owed(0, 10)
 
 
 def test_an_administrator_changes_what_is_not_under_way(house):
@@ -347,12 +361,12 @@ def test_what_the_queue_does_not_know_is_gone(house):
     assert house.tried() == ([1 << 32 | 1, 2 << 32 | 1], [], [])
 
 
-def test_a_user_that_does_not_exist_any_more_holds_the_mail(house):
+def test_a_user_that_does_not_exist_any_more_is_a_failure(house):
     (envelope,) = house.store()
     house.due(envelope)
     house.say("parent", AgentRefused(house.hear("parent", StartAgent).request, True, "no such user"))
-    assert house.tried() == ([], [], [envelope])
-    assert row(house, envelope).error == "no such user"
+    assert house.failed() == [envelope]
+    assert house.owed(envelope).reason == "no such user"
 
 
 def test_an_agent_that_cannot_be_started_now_defers_the_mail(house):
@@ -569,7 +583,9 @@ def test_what_the_log_cannot_say_of_one_envelope_ends_nothing(house, capfd, monk
     for imsg in (ExpireEnvelopes, DeleteEnvelopes):
         envelopes = house.store([recipient("eve"), recipient("bob")])
         house.say("scheduler", imsg(envelopes))
-        house.until(lambda envelopes=envelopes: all(row.held for row in house.queue.disk.store.load(envelopes)))
+        house.until(lambda envelopes=envelopes: not house.queue.disk.store.load(envelopes))
+        house.until(lambda: house.queue.disk.idle)
+        house.mail["scheduler"].clear()
         log = ""
         while "KeyError" not in log or "<bob@here.test>" not in log:
             house.turn()
@@ -820,13 +836,16 @@ def test_more_results_than_an_imsg_carries_are_told_in_several(faulty, monkeypat
 
 def test_results_of_several_kinds_are_told_in_several_imsgs_when_one_cannot_carry_them(faulty, monkeypatch):
     monkeypatch.setattr(in_flight, "RESULTS_MAX", 2)
-    told = [1 << 32 | number for number in range(1, 5)]
+    told = [1 << 32 | number for number in range(1, 6)]
     for id, word in zip(told, in_flight.Word, strict=True):
         faulty.queue.in_flight.add(id)
         faulty.queue.in_flight.tell(id, word)
-    imsgs = [faulty.hear("scheduler", EnvelopesTried) for _ in range(4)]
-    assert [[*imsg.delivered, *imsg.deferred, *imsg.held, *imsg.returned] for imsg in imsgs] == [[id] for id in told]
-    assert [imsgs[0].delivered, imsgs[1].deferred, imsgs[2].held, imsgs[3].returned] == [[id] for id in told]
+    imsgs = [faulty.hear("scheduler", EnvelopesTried) for _ in range(5)]
+    assert [[*imsg.delivered, *imsg.deferred, *imsg.held, *imsg.returned, *imsg.failed] for imsg in imsgs] == [
+        [id] for id in told
+    ]
+    lists = imsgs[0].delivered, imsgs[1].deferred, imsgs[2].held, imsgs[3].returned, imsgs[4].failed
+    assert [*lists] == [[id] for id in told]
 
 
 def test_more_envelopes_than_a_read_brings_are_each_read_and_tried_once(house, monkeypatch):

@@ -123,24 +123,25 @@ def test_a_mail_whose_deliver_by_time_ends_says_so(house, second):
     house.answer(agent, house.receive(agent), Outcome.DEFERRED, "no space")
     assert house.tried() == ([], [envelope], [])
     house.say("scheduler", ExpireEnvelopes([envelope]))
-    house.until(lambda: rows(house)[0].held)
-    assert rows(house)[0].error == "Expired (deliver-by time): no space"
+    house.until(lambda: not rows(house))
+    owed = house.owed(envelope)
+    assert (owed.status, owed.reason) == ("5.4.7", "Expired (deliver-by time): no space")
 
 
 def test_nothing_is_delivered_after_its_deliver_by_time(house, second):
     """As when the daemon was down at that time."""
     (envelope,) = house.store_due(recipient(), terms=MailParameters(deliver_by=second - 1, by_mode="R"))
-    assert house.tried() == ([], [], [envelope])
-    (row,) = rows(house)
-    assert (row.held, row.error) == (True, "Expired (deliver-by time)")
+    assert house.failed() == [envelope]
+    owed = house.owed(envelope)
+    assert (owed.status, owed.reason, owed.last_try) == ("5.4.7", "Expired (deliver-by time)", 0)
 
 
 def test_a_mail_that_is_overdue_keeps_the_reason_of_its_last_attempt(house, second):
     terms = MailParameters(deliver_by=second - 5, by_mode="R")
     house.queue.disk.store.apply([add(1, run=0, terms=terms, error="disk quota exceeded")])
     house.due(1 << 32 | 1)
-    assert house.tried() == ([], [], [1 << 32 | 1])
-    assert house.queue.disk.store.load([1 << 32 | 1])[0].error == "Expired (deliver-by time): disk quota exceeded"
+    assert house.failed() == [1 << 32 | 1]
+    assert house.owed(1 << 32 | 1).reason == "Expired (deliver-by time): disk quota exceeded"
 
 
 def test_a_mail_whose_sender_only_wants_to_be_told_is_delivered_later_too(house, second):

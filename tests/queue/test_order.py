@@ -7,6 +7,7 @@ import errno
 import os
 
 import pytest
+from msgspec.structs import replace
 
 from smtpd.envelope import Duty, Outcome
 from smtpd.imsg import (
@@ -14,6 +15,7 @@ from smtpd.imsg import (
     DeleteEnvelopes,
     EnvelopeExpanded,
     EnvelopeReplaced,
+    EnvelopesEnded,
     EnvelopesScanned,
     EnvelopesSubmitted,
     ExpandEnvelope,
@@ -31,6 +33,7 @@ from smtpd.imsg import (
     StoreMessage,
     UnlockMailbox,
 )
+from smtpd.queue import notices
 from smtpd.queue.store import sqlite
 from smtpd.queue.store.spool import Spool, lock
 from smtpd.queue.store.sqlite import SQLiteStore
@@ -42,6 +45,7 @@ LARGE = os.urandom(100) * 5000
 STORED = "commit insert message, insert envelope"
 REMOVED = "commit delete envelope, delete message"
 CHANGED = "commit update envelope"
+FAILED = "commit insert recipient_status, delete envelope"
 SCHEDULER_TOLD = "queue tells scheduler: EnvelopesTried"
 
 
@@ -229,12 +233,20 @@ def test_a_deferral_is_told_at_once_and_the_new_time_written_when_it_is_known(ho
 
 
 @pytest.mark.parametrize("outcome", [Outcome.FAILED, Outcome.LOOP])
-def test_a_failure_is_told_when_its_reason_is_on_the_disk(house, recorder, outcome):
+def test_a_failure_is_told_when_what_the_sender_is_to_be_told_is_on_the_disk(house, recorder, outcome):
     (envelope,) = house.store_due(recipient())
     _, agent = house.start_agent()
     house.answer(agent, house.receive(agent), outcome, "no such folder")
-    assert house.tried() == ([], [], [envelope])
-    recorder.in_order(f"answer {outcome.name}", CHANGED, SCHEDULER_TOLD)
+    assert house.failed() == [envelope]
+    recorder.in_order(f"answer {outcome.name}", FAILED, SCHEDULER_TOLD)
+
+
+def test_what_has_expired_is_told_when_what_the_sender_is_to_be_told_is_on_the_disk(house, recorder):
+    (envelope,) = house.store()
+    recorder.forget()
+    house.say("scheduler", ExpireEnvelopes([envelope]))
+    house.hear("scheduler", EnvelopesEnded)
+    recorder.in_order("begin", FAILED, "queue tells scheduler: EnvelopesEnded")
 
 
 def test_an_envelope_without_an_agent_is_told_as_held_when_it_is(house, recorder):
@@ -243,11 +255,10 @@ def test_an_envelope_without_an_agent_is_told_as_held_when_it_is(house, recorder
     recorder.in_order(CHANGED, SCHEDULER_TOLD)
 
 
-@pytest.mark.parametrize("imsg", [lambda id: ExpireEnvelopes([id]), lambda id: MarkSuspended([id], True)])
-def test_what_the_scheduler_and_an_administrator_change_is_one_transaction(house, recorder, imsg):
+def test_what_an_administrator_changes_is_one_transaction(house, recorder):
     (envelope,) = house.store()
     recorder.forget()
-    house.say("scheduler", imsg(envelope))
+    house.say("scheduler", MarkSuspended([envelope], True))
     house.until(lambda: recorder.happened(CHANGED))
     recorder.in_order("begin", CHANGED)
 
@@ -364,3 +375,46 @@ def test_a_store_that_is_in_use_by_another_reader_is_not_called_repaired(tmp_pat
         store.repair([])
     other.close()
     store.close()
+
+
+# -- notices to senders -------------------------------------------------------------------------
+
+
+NOTICE = "commit delete recipient_status, insert message, insert envelope, delete message"
+
+
+@pytest.fixture
+def told_at_once(house, monkeypatch):
+    monkeypatch.setattr(notices, "GATHER_TIME", 0.01)
+    house.queue.begin()
+    return house
+
+
+def test_a_notice_is_told_when_it_is_on_the_disk_and_what_it_tells_is_not_any_more(told_at_once, recorder):
+    """A crash before NOTICE leaves the rows, a crash behind it the notice: never both, never none."""
+    house = told_at_once
+    envelopes = house.store([recipient()])
+    recorder.forget()
+    house.due(*envelopes)
+    _, agent = house.start_agent()
+    house.answer(agent, house.receive(agent), Outcome.FAILED, "no such folder")
+    house.failed()
+    house.hear("scheduler", EnvelopesSubmitted)
+    recorder.in_order("answer FAILED", FAILED, SCHEDULER_TOLD, NOTICE, "queue tells scheduler: EnvelopesSubmitted")
+
+
+def test_a_large_notice_is_in_its_file_before_it_is_on_the_disk(told_at_once, recorder):
+    house = told_at_once
+    content = b"Subject: x\n\n" + (b"y" * 79 + b"\n") * 190
+    envelopes = house.store([recipient()], content=content, terms=replace(TERMS, ret="FULL"))
+    recorder.forget()
+    house.due(*envelopes)
+    _, agent = house.start_agent()
+    house.answer(agent, house.receive(agent), Outcome.FAILED, "no such folder")
+    house.failed()
+    (schedule,) = house.hear("scheduler", EnvelopesSubmitted).schedules
+    assert house.queue.disk.store.find_message(schedule.envelope >> 32).content is None
+    file = f"content/{schedule.envelope >> 32:08x}"
+    recorder.in_order(
+        FAILED, f"make {file}", f"sync {file}", "sync content", NOTICE, "queue tells scheduler: EnvelopesSubmitted"
+    )

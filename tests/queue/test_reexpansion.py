@@ -239,15 +239,17 @@ def test_nor_does_one_that_names_other_users_each_time(house):
 
 
 @pytest.mark.parametrize("permanent", [False, True])
-def test_what_cannot_be_expanded_is_deferred_or_held_with_the_reason(house, agent, permanent):
+def test_what_cannot_be_expanded_is_deferred_or_fails_with_the_reason(house, agent, permanent):
     asked = stale(house, agent)
     house.say("lookup", EnvelopeNotExpanded(asked.request, permanent, "no such user"))
-    ended = [house.envelope]
-    assert house.tried() == (([], [], ended) if permanent else ([], ended, []))
-    if not permanent:
-        house.say("scheduler", PostponeEnvelopes([(house.envelope, 5)]))
+    if permanent:
+        assert house.failed() == [house.envelope]
+        assert house.owed(house.envelope).reason == "no such user"
+        return
+    assert house.tried() == ([], [house.envelope], [])
+    house.say("scheduler", PostponeEnvelopes([(house.envelope, 5)]))
     house.until(lambda: rows(house)[0].error == "no such user")
-    assert rows(house)[0].held is permanent
+    assert not rows(house)[0].held
 
 
 def test_a_command_that_the_alias_file_does_not_name_any_more_is_held(house):

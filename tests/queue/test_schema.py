@@ -6,13 +6,15 @@ import sqlite3
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
-from smtpd.envelope import Body, Duty, MailParameters
+from smtpd.envelope import Body, Duty, MailParameters, Notify
 from smtpd.queue.store import earlier_database
+from smtpd.queue.store.recipient_status import RecipientStatus, ReportAction
 from smtpd.queue.store.schema import SCHEMA
 from smtpd.queue.store.sqlite import SQLiteStore
 from smtpd.queue.store.store import AS_IT_CAME, Hold, Quarantine, Remove, StoreBroken, UnreadableRow, recipient_key
-from tests.queue.conftest import CONTENT, ODD_TERMS, add, command
+from tests.queue.conftest import CONTENT, ODD_TERMS, ORIGIN, add, command, envelope, recipient
 from tests.recorder import recorded
 
 SCHEMA_1 = """
@@ -207,7 +209,9 @@ def test_a_database_without_expanded_recipients_gets_room_for_them(tmp_path):
     store.close()
     with sqlite3.connect(tmp_path / "queue.db") as connection:
         connection.executescript(
-            "DROP TABLE expanded; DROP TABLE tls_host; DROP TABLE sts_policy; PRAGMA user_version = 3;"
+            "DROP TABLE expanded; DROP TABLE tls_host; DROP TABLE sts_policy; DROP TABLE recipient_status;"
+            "ALTER TABLE envelope DROP COLUMN is_notice; ALTER TABLE quarantine DROP COLUMN is_notice;"
+            "PRAGMA user_version = 3;"
             "ALTER TABLE envelope DROP COLUMN relay_sender; ALTER TABLE quarantine DROP COLUMN relay_sender;"
             "ALTER TABLE message DROP COLUMN coding"
         )
@@ -226,9 +230,79 @@ def test_content_of_an_earlier_schema_is_as_it_came(tmp_path):
     store.apply([add(1)])
     store.close()
     with sqlite3.connect(tmp_path / "queue.db") as connection:
-        connection.executescript("ALTER TABLE message DROP COLUMN coding; PRAGMA user_version = 6")
+        connection.executescript(
+            "DROP TABLE recipient_status; ALTER TABLE envelope DROP COLUMN is_notice;"
+            "ALTER TABLE quarantine DROP COLUMN is_notice;"
+            "ALTER TABLE message DROP COLUMN coding; PRAGMA user_version = 6"
+        )
     connection.close()
     store = SQLiteStore(str(tmp_path))
     found = store.find_message(1)
     assert found.content == CONTENT and found.coding == AS_IT_CAME
     store.close()
+
+
+def earlier(tmp_path, *envelopes):
+    """A database of the seventh schema, of a program without notices, with these."""
+    store = SQLiteStore(str(tmp_path))
+    store.apply([replace(add(one.id >> 32), envelopes=[one]) for one in envelopes])
+    store.close()
+    with sqlite3.connect(tmp_path / "queue.db") as connection:
+        connection.executescript(
+            "DROP TABLE recipient_status; ALTER TABLE envelope DROP COLUMN is_notice;"
+            "ALTER TABLE quarantine DROP COLUMN is_notice; PRAGMA user_version = 7;"
+        )
+    connection.close()
+
+
+@pytest.mark.parametrize("tell_held", [True, False])
+def test_the_senders_of_what_was_held_for_want_of_notices_are_told_once(tmp_path, tell_held):
+    terms = MailParameters(envid="QQ314159", ret="FULL", require_tls=True)
+    to = recipient(notify=Notify.FAILURE, original="rfc822;Bob@here.test")
+    held = {"held": True, "last_try": 77}
+    told = envelope(1, **held, error="550 5.1.1 no such user", terms=terms, recipient=to)
+    stay = [
+        envelope(2, **held, error="internal error: KeyError"),
+        envelope(3, **held, error="the content was changed after it was stored"),
+        envelope(4, **held, error="no", origin=replace(ORIGIN, sender="")),
+        envelope(5, **held, error="no", recipient=recipient(notify=Notify.NEVER)),
+        envelope(6, **held, error='the configuration has no action "x"'),
+        envelope(7, error="later"),
+    ]
+    earlier(tmp_path, told, *stay)
+    store = SQLiteStore(str(tmp_path), tell_held=tell_held)
+    assert [row.id >> 32 for row in store.envelopes(*EVERYTHING)] == ([] if tell_held else [1]) + [2, 3, 4, 5, 6, 7]
+    assert store.owed(0, 10) == ([1] if tell_held else [])
+    assert store.find_message(1).content == CONTENT
+    if tell_held:
+        (status,) = store.statuses(1, 10)
+        assert status == RecipientStatus(
+            told.id,
+            ReportAction.FAILED,
+            told.created,
+            77,
+            told.expires,
+            ORIGIN.sender,
+            "QQ314159",
+            "FULL",
+            True,
+            to.recipient,
+            to.original,
+            "",
+            told.error,
+            "",
+            "",
+        )
+    store.close()
+    again = SQLiteStore(str(tmp_path))
+    assert again.owed(0, 10) == ([1] if tell_held else [])
+    again.close()
+
+
+def test_what_is_held_later_is_not_taken_for_what_was_held_for_want_of_notices(tmp_path):
+    store = SQLiteStore(str(tmp_path))
+    store.apply([add(1, held=True, error="no")])
+    store.close()
+    again = SQLiteStore(str(tmp_path))
+    assert again.owed(0, 10) == []
+    again.close()

@@ -472,7 +472,7 @@ def test_a_command_of_an_alias_file_runs_as_the_user_for_that(house):
     asked = house.hear("parent", StartAgent)
     assert (asked.user, asked.action, asked.duty) == ("runner", "local", Duty.ALIASED)
     house.say("parent", AgentRefused(asked.request, True, "no such user"))
-    assert house.tried() == ([], [], [envelope])
+    assert house.failed() == [envelope]
 
 
 def test_statistics_count_slow_agents_too(house):

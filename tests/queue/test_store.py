@@ -4,15 +4,19 @@ import pytest
 from msgspec.structs import replace
 
 from smtpd.envelope import Duty, MailParameters, Notify
+from smtpd.queue.delivery.notify import status_row
+from smtpd.queue.store.recipient_status import ReportAction
 from smtpd.queue.store.store import (
     Compound,
     CountAttempt,
     Hold,
+    Owe,
     Postpone,
     Quarantine,
     Remove,
     Replace,
     Reschedule,
+    StoreNotice,
     Suspend,
     Uncount,
     recipient_key,
@@ -56,6 +60,7 @@ def test_what_was_added_is_read_as_it_was(store):
         ),
         origin=replace(ORIGIN, tls=True, user="amy"),
         terms=ODD_TERMS,
+        is_notice=True,
     )
     added = add(7)
     store.apply([replace(added, envelopes=[odd])])
@@ -381,3 +386,94 @@ def test_a_compound_of_which_one_change_cannot_be_made_changes_nothing(store):
     with pytest.raises(Exception):  # noqa: B017  (whatever the store calls it)
         store.apply([Compound(one, (Remove(one), impossible))])
     assert list(store.envelopes(*EVERYTHING)) == before and store.find_message(7) is None
+
+
+# -- what senders are to be told ------------------------------------------------------------------
+
+
+def status(id, action=ReportAction.FAILED, **changes):
+    return replace(status_row(envelope(id >> 32), action, None, "no such user", "5.1.1"), envelope=id, **changes)
+
+
+def failed(id, **changes):
+    """The end of an envelope whose sender is to be told."""
+    return Compound(id, (Owe(id, status(id, **changes)), Remove(id)))
+
+
+def notice_of(*statuses, id=99):
+    keys = tuple((one.envelope, int(one.action)) for one in statuses)
+    return StoreNotice(keys[0][0], keys, add(id, is_notice=True))
+
+
+def test_a_message_stays_until_its_sender_has_been_told(store):
+    one, two = 1 << 32 | 1, 1 << 32 | 2
+    store.apply([add(1, 2)])
+    store.apply([failed(one)])
+    store.apply([failed(two)])
+    assert store.find_message(1) is not None and list(store.envelopes(*EVERYTHING)) == []
+    assert (store.owed(0, 10), store.owed(1, 10)) == ([1], [])
+    assert list(store.statuses(1, 10)) == [status(one), status(two)]
+    assert list(store.statuses(1, 1)) == [status(one)]
+    store.apply([notice_of(status(one))])
+    assert store.find_message(1) is not None and list(store.statuses(1, 10)) == [status(two)]
+    store.apply([notice_of(status(two), id=98)])
+    assert store.find_message(1) is None and store.owed(0, 10) == []
+    assert [(row.id >> 32, row.is_notice) for row in store.envelopes(*EVERYTHING)] == [(98, True), (99, True)]
+
+
+def test_a_message_that_has_other_envelopes_stays_after_its_notice(store):
+    one, two = 1 << 32 | 1, 1 << 32 | 2
+    store.apply([add(1, 2)])
+    store.apply([failed(one)])
+    store.apply([notice_of(status(one))])
+    assert store.find_message(1) is not None and [row.id for row in store.load([one, two])] == [two]
+    store.apply([Remove(two)])
+    assert store.find_message(1) is None
+
+
+def test_a_spool_file_goes_with_the_last_row_of_what_is_to_be_told(store):
+    store.apply([add(1, content=None)])
+    assert store.apply([failed(1 << 32 | 1)]) == []
+    assert [id for id, _ in store.spooled(0, 10)] == [1]
+    assert store.apply([notice_of(status(1 << 32 | 1))]) == [1]
+
+
+def test_an_end_and_a_notice_that_are_repeated_change_nothing(store):
+    """As after a transaction that has happened and whose commit has failed."""
+    one = 1 << 32 | 1
+    store.apply([add(1)])
+    for _ in range(2):
+        store.apply([failed(one)])
+    assert list(store.statuses(1, 10)) == [status(one)]
+    for _ in range(2):
+        store.apply([notice_of(status(one))])
+    store.apply([failed(one), notice_of(status(one), id=98)])  # nothing of that is owed any more
+    assert [row.id >> 32 for row in store.envelopes(*EVERYTHING)] == [99]
+    assert store.owed(0, 10) == [] and store.messages(1, 100) == {99}
+
+
+def test_what_an_administrator_has_removed_before_is_not_told(store):
+    one = 1 << 32 | 1
+    store.apply([add(1)])
+    store.apply([Remove(one), failed(one)])
+    assert store.owed(0, 10) == [] and store.find_message(1) is None
+
+
+def test_several_ends_and_notices_of_a_message_in_one_transaction(store):
+    one, two, three = (1 << 32 | number for number in (1, 2, 3))
+    store.apply([add(1, 3)])
+    store.apply([failed(one)])
+    store.apply([failed(two), notice_of(status(one)), Remove(three)])
+    assert list(store.statuses(1, 10)) == [status(two)] and store.find_message(1) is not None
+    store.apply([notice_of(status(two), id=98)])
+    assert store.messages(1, 100) == {98, 99}
+
+
+def test_a_failed_notice_leaves_all_as_it_was(store):
+    one = 1 << 32 | 1
+    store.apply([add(1), add(99)])
+    store.apply([failed(one)])
+    clash = replace(notice_of(status(one), id=98), add=replace(add(98), envelopes=add(99).envelopes))
+    with pytest.raises(Exception, match="already|UNIQUE"):
+        store.apply([clash])
+    assert store.owed(0, 10) == [1] and store.messages(1, 100) == {1, 99}

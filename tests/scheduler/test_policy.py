@@ -964,3 +964,43 @@ class Anything(RuleBasedStateMachine):
 
 Anything.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
 TestAnything = Anything.TestCase
+
+
+# -- what has failed for good, and is gone ----------------------------------------------------
+
+
+def test_what_has_failed_for_good_is_forgotten_and_counted():
+    made = policy(schedule(1))
+    assert made.turn(NOW) == [id_of(1)]
+    made.tried([], [], [], NOW, failed=[id_of(1)])
+    assert not len(made.table) and made.statistics["scheduler.delivery.permfail"] == 1
+
+
+def test_what_has_expired_is_forgotten_when_queue_has_nothing_of_it_any_more():
+    made = policy(schedule(1, expires=NOW + 5), schedule(2))
+    assert made.turn(NOW) == [id_of(1), id_of(2)]
+    assert made.tried([], [id_of(1)], [], NOW).expired == [id_of(1)]
+    made.ended([id_of(1), id_of(77)])
+    assert made.table.find(id_of(1)) is None and made.statistics["scheduler.envelope.held"] == 0
+
+
+@pytest.mark.parametrize("limits", [{"max_inflight": 1}, {"max_inflight_per_lane": 1}, {"max_inflight_per_message": 1}])
+def test_what_has_ended_gives_the_places_back_that_it_had(limits):
+    """An administrator has had it made due, and it waits for a place."""
+    made = policy(schedule(1, 1, lane=7, held=True), schedule(1, 2, lane=7), **limits)
+    assert made.turn(NOW) == [id_of(1, 2)]
+    made.schedule([id_of(1, 1)])
+    made.turn(NOW)
+    made.ended([id_of(1, 1)])
+    made.submit(schedule(1, 3, lane=7), NOW)
+    made.tried([id_of(1, 2)], [], [], NOW)
+    assert made.turn(NOW) == [id_of(1, 3)]
+
+
+def test_what_is_in_flight_is_not_forgotten_before_its_result():
+    made = policy(schedule(1, held=True))
+    made.schedule([id_of(1)])
+    assert made.turn(NOW) == [id_of(1)]
+    made.ended([id_of(1)])
+    made.tried([id_of(1)], [], [], NOW)
+    assert not len(made.table) and made.inflight.total() == 0

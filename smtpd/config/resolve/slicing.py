@@ -109,7 +109,7 @@ def slice_config(
         parent=slice_parent(config, host, listeners, listener_tables, agents, programs, files),
         dispatcher=slice_dispatcher(config, host, listeners, relays),
         lookup=slice_lookup(parsed, host, listeners, listener_tables, files),
-        queue=slice_queue(config, relays),
+        queue=slice_queue(config, host, relays),
         scheduler=SchedulerSlice(),
         control=ControlSlice(),
         crypto=CryptoSlice(),
@@ -189,12 +189,14 @@ def slice_lookup(
     )
 
 
-def slice_queue(config: Config, tables: RelayTables) -> QueueSlice:
+def slice_queue(config: Config, host: Host, tables: RelayTables) -> QueueSlice:
     return QueueSlice(
         tuple(slice_delivery(action, config, tables) for action in config.actions),
         alias_commands=config.alias_commands or "",
         delivery_limits=config.delivery_limits,
         compression=config.queue_compression,
+        server_name=host.server_name,
+        notice_lifetime=config.queue_ttl,
     )
 
 

@@ -107,7 +107,7 @@ class AgentRouting:
         return self.lane(recipient.action, recipient.user, recipient.duty)
 
     def lane(self, action: str, user: str, duty: int) -> int:
-        if duty == Duty.DISCARD:
+        if duty in (Duty.DISCARD, Duty.EXPAND):
             return 0
         number = _number(f"{self._runs_as(action, user, duty)} {action} {duty}")
         return number | NARROW if self._is_slow(action, duty) else number

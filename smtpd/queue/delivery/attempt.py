@@ -6,6 +6,8 @@
 
 An envelope is suspect when an attempt of it has not come to an end: it may be what has brought the daemon down.
 
+A notice to a sender is expanded as its first attempt (notices.py): counted like any, and given to lookup.
+
 An envelope that makes our own code raise costs that envelope: it is deferred, and held after the third time.
 """
 
@@ -196,8 +198,8 @@ class Attempt:
             self._end(conclude.of_attempt(self.envelope, result, self._log_id, perhaps_delivered=before))
 
     def hold(self, reason: str) -> None:
-        """For good, and without an answer of the recipient's side."""
-        self._finish_unsent(Outcome.FAILED, reason)
+        """There is something for an administrator to mend."""
+        self._finish_unsent(Outcome.FAILED, reason, ours=True)
 
     def _defer(self, reason: str) -> None:
         self._finish_unsent(Outcome.DEFERRED, reason)
@@ -207,8 +209,22 @@ class Attempt:
         now, before = self._conclusions.now(), self.perhaps_delivered
         self._end(conclude.of_missing_key(self.envelope, reason, now, perhaps_delivered=before))
 
-    def _finish_unsent(self, outcome: Outcome, reason: str) -> None:
-        self.finish(AttemptResult(outcome, reason, self._conclusions.now(), sent=False, answered=False))
+    def _finish_unsent(self, outcome: Outcome, reason: str, *, ours: bool = False) -> None:
+        self.finish(AttemptResult(outcome, reason, self._conclusions.now(), sent=False, answered=False, ours=ours))
+
+    @contained
+    def end_overdue(self) -> None:
+        """Its sender does not want it delivered any more."""
+        self._end(conclude.of_overdue(self.envelope, self._conclusions.now()))
+
+    def expand(self) -> None:
+        """It is a notice: have lookup say which envelopes take its place."""
+
+        def counted(message: Message | None) -> None:
+            if message is not None:
+                self.run_guarded(self._reexpand)
+
+        self.count(counted)
 
     def give_back(self) -> None:
         """It was not made: the destination cannot be reached now.  Nothing of it is left on the disk."""
@@ -255,6 +271,8 @@ class Attempt:
         if isinstance(imsg, EnvelopeNotExpanded):
             self._finish_unsent(Outcome.FAILED if imsg.permanent else Outcome.DEFERRED, imsg.reason)
             return
+        if any(recipient.duty in (Duty.READ, Duty.EXPAND) for recipient in imsg.recipients):
+            raise Violation(f"lookup expands envelope {envelope_text(self.envelope.id)} to what is no delivery")
         self._context.reexpansions.replace(self.envelope, imsg.recipients, self._replaced)
 
     @contained
@@ -263,7 +281,8 @@ class Attempt:
         if self.over:  # interrupted
             return
         if isinstance(error, TooManySuccessors):
-            self._defer("the .forward changes faster than mail is delivered")
+            is_new = self.envelope.recipient.duty is Duty.EXPAND
+            self._defer("it leads to too many" if is_new else "the .forward changes faster than mail is delivered")
             return
         if successors is None:
             assert error is not None

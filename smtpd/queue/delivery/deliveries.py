@@ -16,7 +16,7 @@ from collections import Counter
 from collections.abc import Mapping
 from functools import partial
 
-from smtpd.envelope import Kind, envelope_text
+from smtpd.envelope import Duty, Kind, envelope_text
 from smtpd.imsg import DeleteEnvelopes, EnvelopesDue, ExpireEnvelopes, MarkSuspended, PostponeEnvelopes
 from smtpd.ipc.log import log
 from smtpd.queue.agents.pool import AgentPool
@@ -93,14 +93,15 @@ class Deliveries:
 
     def _carry(self, attempt: Attempt) -> None:
         envelope = attempt.envelope
-        carrier = self._carriers[envelope.recipient.kind]
+        is_new_notice = envelope.recipient.duty is Duty.EXPAND
+        begin = Attempt.expand if is_new_notice else self._carriers[envelope.recipient.kind].carry
         wait = self._suspects_from - self._loop.time()
         if expiry.is_overdue(envelope.terms, self._conclusions.now()):
-            attempt.hold(f"{expiry.OVERDUE}: {envelope.error}" if envelope.error else expiry.OVERDUE)
+            attempt.end_overdue()
         elif envelope.troubles == TROUBLES_MAX - 1 and wait > 0:
-            self._loop.call_later(wait, attempt.run_guarded, carrier.carry, attempt)
+            self._loop.call_later(wait, attempt.run_guarded, begin, attempt)
         else:
-            carrier.carry(attempt)
+            begin(attempt)
 
     # -- what the scheduler makes of it, and what an administrator wants --------------------------------------------
 

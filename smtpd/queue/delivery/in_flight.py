@@ -9,7 +9,7 @@ from itertools import batched
 from typing import Protocol
 
 from smtpd.envelope import Schedule, envelope_text
-from smtpd.imsg import EnvelopeReplaced, EnvelopesTried
+from smtpd.imsg import EnvelopeReplaced, EnvelopesEnded, EnvelopesTried
 from smtpd.ipc.channel import Channel, Violation
 
 RESULTS_MAX = 4096  # in one imsg
@@ -22,6 +22,7 @@ class Word(IntEnum):
     DEFERRED = 1  # say when to try it again, or that its time is over
     HELD = 2  # until an administrator schedules it
     RETURNED = 3  # not tried: its destination cannot be reached now
+    FAILED = 4  # for good, and gone: forget it
 
 
 class Attempted(Protocol):
@@ -36,7 +37,7 @@ class InFlight:
     def __init__(self, loop: asyncio.AbstractEventLoop, scheduler: Channel):
         self._loop, self._scheduler = loop, scheduler
         self._attempts: dict[int, Attempted | None] = {}  # None: its row is being read
-        self._results: tuple[list[int], ...] = [], [], [], []  # by Word
+        self._results: tuple[list[int], ...] = [], [], [], [], []  # by Word
         self._flushing = False
 
     def __contains__(self, envelope: object) -> bool:
@@ -76,16 +77,17 @@ class InFlight:
         """Send the results of this turn of the loop."""
         if not self._flushing:
             return
-        (delivered, deferred, held, returned), self._results = self._results, ([], [], [], [])
+        results, self._results = self._results, ([], [], [], [], [])
         self._flushing = False
-        if len(delivered) + len(deferred) + len(held) + len(returned) <= RESULTS_MAX:
-            self._scheduler.send(EnvelopesTried(delivered, deferred, held, returned))
+        if sum(map(len, results)) <= RESULTS_MAX:
+            self._scheduler.send(EnvelopesTried(*results))
             return
-        for ids in batched(delivered, RESULTS_MAX):
-            self._scheduler.send(EnvelopesTried([*ids], [], []))
-        for ids in batched(deferred, RESULTS_MAX):
-            self._scheduler.send(EnvelopesTried([], [*ids], []))
-        for ids in batched(held, RESULTS_MAX):
-            self._scheduler.send(EnvelopesTried([], [], [*ids]))
-        for ids in batched(returned, RESULTS_MAX):
-            self._scheduler.send(EnvelopesTried([], [], [], [*ids]))
+        for word, all_of_it in enumerate(results):
+            for ids in batched(all_of_it, RESULTS_MAX):
+                page: list[list[int]] = [[], [], [], [], []]
+                page[word] = [*ids]
+                self._scheduler.send(EnvelopesTried(*page))
+
+    def tell_ended(self, envelopes: list[int]) -> None:
+        """Of envelopes that were not in flight: they are gone."""
+        self._scheduler.send(EnvelopesEnded(envelopes))

@@ -1,6 +1,6 @@
-"""Expands an envelope again whose command or file is not in the user's .forward any more.
+"""Expands an envelope again whose command or file is not in the user's .forward any more; and a notice, which is new.
 
-    Outcome.STALE --> ExpandEnvelope --> lookup --> EnvelopeNotExpanded --> deferred, or held with the reason
+    Outcome.STALE, notice --> ExpandEnvelope --> lookup --> EnvelopeNotExpanded --> deferred, or held with the reason
                                                --> EnvelopeExpanded --> less what the message's other envelopes are for,
                                                    or were for when they were delivered --> one commit: these in the
                                                    place of this one; or it is removed, when there is nothing new
@@ -21,7 +21,7 @@ from collections import OrderedDict, deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
-from smtpd.envelope import COUNTER_MAX, Recipient, envelope_text, first_envelope, message_of
+from smtpd.envelope import COUNTER_MAX, Duty, Recipient, envelope_text, first_envelope, message_of
 from smtpd.imsg import EnvelopeExpanded, EnvelopeNotExpanded, ExpandEnvelope
 from smtpd.ipc.log import log
 from smtpd.ipc.request_window import RequestWindow
@@ -31,6 +31,7 @@ from smtpd.queue.store.store import Envelope, Remove, Replace, UnreadableRow, re
 
 QUESTIONS_MAX = 64  # to lookup, at a time
 SUCCESSORS_MAX = 100  # envelopes that one user's share of a message may become, as many as at its first expansion
+NOTICE_SUCCESSORS_MAX = 1000  # those of a notice, whose recipient may be an alias of the administrator's
 ROUNDS_KEPT = 1000  # messages of users whose replacements are counted
 UPPER_HALF = 1 << 31
 
@@ -107,7 +108,8 @@ class Reexpansions:
         others = {key: renewer for key, renewer in (expanded or {}).items() if key != own}
         new = [recipient for recipient in dict.fromkeys(recipients) if recipient_key(recipient) not in others]
         there = sum(renewer == envelope.recipient.user for renewer in others.values())
-        if there + len(new) > SUCCESSORS_MAX or (new and not self._counts_another(envelope)):
+        most = NOTICE_SUCCESSORS_MAX if envelope.recipient.duty is Duty.EXPAND else SUCCESSORS_MAX
+        if there + len(new) > most or (new and not self._counts_another(envelope)):
             raise TooManySuccessors
         successors = self._successors(envelope, new)
         if not successors:
@@ -164,9 +166,17 @@ class Reexpansions:
         replaced(error)
 
     def _successors(self, envelope: Envelope, recipients: list[Recipient]) -> list[Envelope]:
-        first = UPPER_HALF + secrets.randbelow(COUNTER_MAX - UPPER_HALF - SUCCESSORS_MAX)
+        first = UPPER_HALF + secrets.randbelow(COUNTER_MAX - UPPER_HALF - NOTICE_SUCCESSORS_MAX)
         return [self._successor(envelope, first + number, recipient) for number, recipient in enumerate(recipients)]
 
     def _successor(self, envelope: Envelope, counter: int, recipient: Recipient) -> Envelope:
-        id, run = first_envelope(message_of(envelope.id)) + counter, self._disk.store.run
-        return untried(id, run, envelope.created, envelope.expires, envelope.origin, recipient, envelope.terms)
+        return untried(
+            first_envelope(message_of(envelope.id)) + counter,
+            self._disk.store.run,
+            envelope.created,
+            envelope.expires,
+            envelope.origin,
+            recipient,
+            envelope.terms,
+            is_notice=envelope.is_notice,
+        )

@@ -160,7 +160,7 @@ class RelayCarrier:
         return self._dispatchers[destination % len(self._dispatchers)]
 
     def _withdraw(self, group: _Group, envelope: int) -> None:
-        """It is removed, and may wait in the dispatcher beside others of its message."""
+        """It is removed, or over, and may wait in the dispatcher beside others of its message."""
         if envelope in group.attempts and group.number in self._groups:
             self._owner(group.destination.number).send(WithdrawRecipient(group.number, envelope))
 
@@ -216,6 +216,9 @@ class RelayCarrier:
             self._fetch(group, channel)
         else:
             group.fetching = None
+            for other in group.attempts.values():
+                if other.over:  # our own code raised: it has another try, and is not to be sent beside that
+                    self._withdraw(group, other.envelope.id)
             if descriptor is not None:
                 channel.send(ContentFileFetched(group.request), descriptor)
             else:

@@ -6,6 +6,8 @@
     quarantine   its own       envelope rows that could not be read, as they were, with when and why
     expanded     message id,   of messages with recipients out of a .forward: the user it belongs to, see store.py
                  recipient
+    recipient_   envelope id,  what senders are to be told: recipient_status.py
+      status     action
     life         1             how often the store was opened
     tls_host     its own       other hosts whose TLS has worked: kept_tls.py
     sts_policy   its own       MTA-STS policies of domains: kept_tls.py
@@ -20,15 +22,17 @@ from typing import Any
 import msgspec
 
 from smtpd.envelope import Body, Duty, Kind, MailParameters, Origin, Recipient, Schedule
-from smtpd.queue.store import kept_tls
+from smtpd.queue.store import kept_tls, recipient_status
 from smtpd.queue.store.store import Envelope, LaneOf, StoreBroken
 
-SCHEMA = 7
+SCHEMA = 8
+_NOTICES = 8  # the first one of a program that sends notices
 APPLICATION = 0x534D5451  # "SMTQ"
 
 # Where one part of an Envelope ends and the next begins in a row: state, origin, recipient, and behind them what was
-# added later, of the origin, of the recipient, and the terms.
-_STATE = len(Envelope.__struct_fields__) - 3
+# added later, of the origin, of the recipient, the terms, of the recipient again, and of the envelope itself.
+_STATE = Envelope.__struct_fields__.index("origin")
+_ADDED_STATE = _STATE + 3  # fields of an Envelope
 _EARLY_ORIGIN, _EARLY_RECIPIENT = 7, 9  # fields that stand in front
 _LATE_RECIPIENT = 11  # and those that do not stand behind everything else
 _RECIPIENT = _STATE + _EARLY_ORIGIN
@@ -36,6 +40,7 @@ _ADDED = _RECIPIENT + _EARLY_RECIPIENT
 _ADDED_RECIPIENT = _ADDED + len(Origin.__struct_fields__) - _EARLY_ORIGIN
 _TERMS = _ADDED_RECIPIENT + _LATE_RECIPIENT - _EARLY_RECIPIENT
 _LATEST = _TERMS + len(MailParameters.__struct_fields__)
+_END = _LATEST + len(Recipient.__struct_fields__) - _LATE_RECIPIENT
 
 COLUMNS = (
     *Envelope.__struct_fields__[:_STATE],
@@ -46,6 +51,7 @@ COLUMNS = (
     *Recipient.__struct_fields__[_EARLY_RECIPIENT:_LATE_RECIPIENT],
     *MailParameters.__struct_fields__,
     "relay_sender",  # the recipient's sender; the origin's has that name already
+    *Envelope.__struct_fields__[_ADDED_STATE:],
 )
 
 _EXPANDED = """CREATE TABLE expanded (
@@ -67,7 +73,7 @@ _TABLES = (
         body INTEGER NOT NULL, utf8 INTEGER NOT NULL, require_tls INTEGER NOT NULL, ret TEXT NOT NULL,
         envid TEXT NOT NULL, submitter TEXT NOT NULL, release INTEGER NOT NULL, deliver_by INTEGER NOT NULL,
         by_mode TEXT NOT NULL, by_trace INTEGER NOT NULL, priority INTEGER NOT NULL,
-        relay_sender TEXT NOT NULL
+        relay_sender TEXT NOT NULL, is_notice INTEGER NOT NULL
     ) STRICT""",
     """CREATE TABLE message (
         id INTEGER PRIMARY KEY, size INTEGER NOT NULL, digest BLOB NOT NULL, content BLOB, coding INTEGER NOT NULL
@@ -79,6 +85,7 @@ _TABLES = (
     "CREATE TABLE life (number INTEGER PRIMARY KEY, opened INTEGER NOT NULL) STRICT",
     "INSERT INTO life VALUES (1, 0)",
     *kept_tls.TABLES,
+    recipient_status.TABLE,
 )
 
 # Columns that the third schema has more than the second.
@@ -121,6 +128,11 @@ _MIGRATIONS = {
     ),
     5: kept_tls.TABLES,
     6: ("ALTER TABLE message ADD COLUMN coding INTEGER NOT NULL DEFAULT 0",),
+    7: (
+        "ALTER TABLE envelope ADD COLUMN is_notice INTEGER NOT NULL DEFAULT 0",
+        "ALTER TABLE quarantine ADD COLUMN is_notice",
+        recipient_status.TABLE,
+    ),
 }
 
 SCHEDULE = (
@@ -130,8 +142,10 @@ SCHEDULE = (
 _KINDS = frozenset(Kind)
 
 
-def establish(connection: sqlite3.Connection, path: str) -> None:
-    """Make the tables, or bring those of an earlier schema up to this one, in the transaction of the caller."""
+def establish(connection: sqlite3.Connection, path: str, *, tell_held: bool) -> None:
+    """Make the tables, or bring those of an earlier schema up to this one, in the transaction of the caller.
+
+    `tell_held`: what was held as there were no notices goes, and its senders are told."""
     (version,) = connection.execute("PRAGMA user_version").fetchone()
     if version == 0:
         _execute(connection, _TABLES)
@@ -144,6 +158,8 @@ def establish(connection: sqlite3.Connection, path: str) -> None:
     else:
         for earlier in range(version, SCHEMA):
             _execute(connection, _MIGRATIONS[earlier])
+        if version < _NOTICES and tell_held:
+            _execute(connection, recipient_status.TELL_HELD)
     if version != SCHEMA:
         connection.execute(f"PRAGMA user_version = {SCHEMA}")
 
@@ -154,24 +170,26 @@ def _execute(connection: sqlite3.Connection, statements: tuple[str, ...]) -> Non
 
 
 def row_of(envelope: Envelope) -> tuple[Any, ...]:
-    *state, origin, recipient, terms = msgspec.structs.astuple(envelope)
+    values = msgspec.structs.astuple(envelope)
+    origin, recipient, terms = values[_STATE:_ADDED_STATE]
     origin, recipient = msgspec.structs.astuple(origin), msgspec.structs.astuple(recipient)
     return (
-        *state,
+        *values[:_STATE],
         *origin[:_EARLY_ORIGIN],
         *recipient[:_EARLY_RECIPIENT],
         *origin[_EARLY_ORIGIN:],
         *recipient[_EARLY_RECIPIENT:_LATE_RECIPIENT],
         *msgspec.structs.astuple(terms),
         *recipient[_LATE_RECIPIENT:],
+        *values[_ADDED_STATE:],
     )
 
 
 def envelope_of(row: tuple[Any, ...]) -> Envelope:
     """Raises msgspec.ValidationError.  SQLite has no booleans: hence not strict."""
     origin = row[_STATE:_RECIPIENT] + row[_ADDED:_ADDED_RECIPIENT]
-    recipient = row[_RECIPIENT:_ADDED] + row[_ADDED_RECIPIENT:_TERMS] + row[_LATEST:]
-    return msgspec.convert((*row[:_STATE], origin, recipient, row[_TERMS:_LATEST]), Envelope, strict=False)
+    recipient = row[_RECIPIENT:_ADDED] + row[_ADDED_RECIPIENT:_TERMS] + row[_LATEST:_END]
+    return msgspec.convert((*row[:_STATE], origin, recipient, row[_TERMS:_LATEST], *row[_END:]), Envelope, strict=False)
 
 
 def schedule_of(lane_of: LaneOf, row: tuple[Any, ...]) -> Schedule:

@@ -23,7 +23,7 @@ import fcntl
 import hashlib
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from typing import NamedTuple
 
 from smtpd.envelope import MESSAGE_ID_MAX, message_text
@@ -192,7 +192,7 @@ class Spool:
             raise
         return made
 
-    def pieces(self, message: Message) -> Iterator[bytes]:
+    def pieces(self, message: Message) -> Generator[bytes]:
         """The content of a file: it is right when there has been an end.  As decode."""
         try:
             name = file_name(message.id, message.coding)

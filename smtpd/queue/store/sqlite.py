@@ -25,8 +25,9 @@ import msgspec
 from smtpd.envelope import COUNTER_MAX, Schedule, message_of
 from smtpd.ipc.log import log
 from smtpd.next_hop import StsRow, TlsHost
-from smtpd.queue.store import earlier_database, kept_tls, salvage, selected_rows
+from smtpd.queue.store import earlier_database, kept_tls, recipient_status, salvage, selected_rows
 from smtpd.queue.store.content_codec import PLAIN, Codec
+from smtpd.queue.store.recipient_status import RecipientStatus
 from smtpd.queue.store.salvage import Read
 from smtpd.queue.store.schema import COLUMNS, SCHEDULE, SCHEMA, envelope_of, establish, row_of, schedule_of
 from smtpd.queue.store.sqlite_errors import translated
@@ -42,6 +43,7 @@ from smtpd.queue.store.store import (
     LaneOf,
     Message,
     OneChange,
+    Owe,
     Postpone,
     Quarantine,
     Recode,
@@ -51,6 +53,7 @@ from smtpd.queue.store.store import (
     Reschedule,
     StoreBroken,
     StoreFull,
+    StoreNotice,
     Suspend,
     Uncount,
     UnreadableRow,
@@ -76,10 +79,12 @@ _FORGET_RECIPIENT = "DELETE FROM expanded WHERE message = ? AND recipient = ?"
 
 
 class SQLiteStore:
-    """The database `queue.db` in `directory`, made when it is not there.  Raises StoreBroken and StoreFull."""
+    """The database `queue.db` in `directory`, made when it is not there.  Raises StoreBroken and StoreFull.
 
-    def __init__(self, directory: str, codec: Codec = PLAIN):
-        self.directory, self._codec = directory, codec
+    `tell_held`: what an earlier program has held, as it had no notices, goes, and its senders are to be told."""
+
+    def __init__(self, directory: str, codec: Codec = PLAIN, *, tell_held: bool = True):
+        self.directory, self._codec, self._tell_held = directory, codec, tell_held
         self.path = os.path.join(directory, "queue.db")
         self._reading = threading.Lock()
         self._in_log = 0  # bytes, about, that commits have left in the log
@@ -114,7 +119,7 @@ class SQLiteStore:
         if 0 < version < SCHEMA:
             earlier_database.keep_copy(self._writer, self.directory, version)
         with self._transaction():
-            establish(self._writer, self.path)
+            establish(self._writer, self.path, tell_held=self._tell_held)
             self._has_expanded = bool(self._number("SELECT EXISTS (SELECT 1 FROM expanded)"))
         self._reader = self._connect("query_only = ON")
 
@@ -201,6 +206,8 @@ class SQLiteStore:
         adds: list[Add] = []
         removes: list[Remove] = []
         others: list[OneChange] = []
+        owed: list[RecipientStatus] = []
+        notices: list[StoreNotice] = []
         removed: set[int] = set()  # a change behind the removal of its envelope does nothing
         moved: set[int] = set()  # replaced or set aside
         self._kept_tls.begin()
@@ -211,12 +218,17 @@ class SQLiteStore:
             if isinstance(change, Recode):
                 self._recode(change)
                 continue
+            if isinstance(change, StoreNotice):
+                notices.append(change)
+                continue
             for part in self._parts(change, removed | moved) if isinstance(change, Compound) else (change,):
                 if isinstance(part, Add):
                     adds.append(part)
                 elif isinstance(part, Remove):
                     removes.append(part)
                     removed.add(part.envelope)
+                elif isinstance(part, Owe):
+                    owed.append(part.status)
                 elif part.envelope not in removed:
                     others.append(part)
                     if isinstance(part, Replace | Quarantine):
@@ -225,7 +237,10 @@ class SQLiteStore:
             self._add(adds)
         for kind, same in groupby(others, type):
             _STEPS[kind](self, list(same))
-        return self._remove(removes) if removes else []
+        if owed:
+            recipient_status.write(self._writer, owed)
+        told = self._store_notices(notices)
+        return self._remove(removes, told) if removes or told else []
 
     def _parts(self, compound: Compound, gone: set[int]) -> Sequence[OneChange]:
         """Its changes, or none where they have happened already, or the envelope is `gone`."""
@@ -234,6 +249,14 @@ class SQLiteStore:
         if any(isinstance(part, Add) and self._has("message", part.message.id) for part in compound.changes):
             return ()
         return compound.changes
+
+    def _store_notices(self, changes: list[StoreNotice]) -> set[int]:
+        """Returns the messages that they tell of."""
+        new = [change for change in changes if not self._has("message", change.add.message.id)]
+        new = [change for change in new if recipient_status.take(self._writer, change.told)]
+        if new:
+            self._add([change.add for change in new])
+        return {message_of(change.envelope) for change in new}
 
     def _has(self, table: str, id: int) -> bool:
         return bool(self._number(f"SELECT count(*) FROM {table} WHERE id = {id}"))
@@ -348,9 +371,10 @@ class SQLiteStore:
             [(c.envelope, c.when, c.reason) for c in changes if isinstance(c, Quarantine)],
         )
 
-    def _remove(self, removes: list[Remove]) -> list[int]:
-        """Returns the messages that went with their last envelopes and leave a spool file."""
-        messages = _json({message_of(remove.envelope) for remove in removes})
+    def _remove(self, removes: list[Remove], told: set[int]) -> list[int]:
+        """Returns the messages that went with their last envelopes and leave a spool file.  `told`: of these some row
+        has gone of what is owed."""
+        messages = _json({message_of(remove.envelope) for remove in removes} | told)
         sql = f"SELECT id FROM message WHERE id IN {_LISTED} AND content IS NULL"
         spooled = [row[0] for row in self._writer.execute(sql, (messages,))]
         plain = _json(remove.envelope for remove in removes if not remove.undelivered)
@@ -361,7 +385,8 @@ class SQLiteStore:
         self._writer.execute(
             f"DELETE FROM message WHERE id IN {_LISTED}"
             f" AND NOT EXISTS (SELECT 1 FROM envelope WHERE envelope.id {_ENVELOPES_OF})"
-            f" AND NOT EXISTS (SELECT 1 FROM quarantine WHERE quarantine.envelope {_ENVELOPES_OF})",
+            f" AND NOT EXISTS (SELECT 1 FROM quarantine WHERE quarantine.envelope {_ENVELOPES_OF})"
+            f" AND NOT {recipient_status.IS_OWED}",
             (messages,),
         )
         if self._has_expanded:
@@ -493,6 +518,17 @@ class SQLiteStore:
         with self._read() as read:
             return read("SELECT id, coding FROM message WHERE id > ? ORDER BY id LIMIT ?", (after, limit))
 
+    def owed(self, after: int, limit: int) -> list[int]:
+        sql = "SELECT DISTINCT envelope >> 32 FROM recipient_status WHERE envelope > ? ORDER BY envelope LIMIT ?"
+        with self._read() as read:
+            return [row[0] for row in read(sql, (after << 32 | COUNTER_MAX, limit))]
+
+    def statuses(self, message: int, limit: int) -> list[RecipientStatus | UnreadableRow]:
+        sql = "SELECT * FROM recipient_status WHERE envelope BETWEEN ? AND ? ORDER BY envelope, action LIMIT ?"
+        with self._read() as read:
+            rows = read(sql, (message << 32, message << 32 | COUNTER_MAX, limit))
+        return [_status_or_unreadable(row) for row in rows]
+
     def tls_hosts(self, after: int, limit: int) -> tuple[list[TlsHost], int]:
         with self._read() as read:
             return kept_tls.read_hosts(read, after, limit)
@@ -527,6 +563,8 @@ def _bytes_of(change: Change) -> int:
     """What it takes in the log, about."""
     if isinstance(change, Compound):
         return sum(map(_bytes_of, change.changes))
+    if isinstance(change, StoreNotice):
+        return CHANGE_BYTES * len(change.told) + _bytes_of(change.add)
     if isinstance(change, RememberTls):
         return CHANGE_BYTES * (1 + len(change.hosts) + len(change.policies))
     if isinstance(change, Recode):
@@ -534,6 +572,13 @@ def _bytes_of(change: Change) -> int:
     if isinstance(change, Add):
         return CHANGE_BYTES + ENVELOPE_BYTES * len(change.envelopes) + len(change.message.content or b"")
     return CHANGE_BYTES + ENVELOPE_BYTES * len(change.envelopes) if isinstance(change, Replace) else CHANGE_BYTES
+
+
+def _status_or_unreadable(row: tuple[Any, ...]) -> RecipientStatus | UnreadableRow:
+    try:
+        return recipient_status.status_of(row)
+    except msgspec.ValidationError as error:
+        return UnreadableRow(row[0], str(error))
 
 
 def _json(numbers: Iterable[int]) -> str:

@@ -10,7 +10,8 @@ A message and its envelopes, from its id to its end:
     GONE          no                  no               may exist until the next start
 
     RECEIVING -> STORED  is one commit.  From that moment the mail is ours: 250.
-    STORED    -> GONE    is the commit that removes the last envelope; the spool file is unlinked after it.
+    STORED    -> GONE    is the commit that removes the last envelope, or the last row of what its sender is to be told
+                         (recipient_status.py); the spool file is unlinked after it.
 
 A crash in RECEIVING, SYNCED or GONE leaves a spool file without a row, which the next start removes.  A crash in STORED
 leaves a message that the scan finds.  An envelope that is being tried has no state of its own here: its `run` tells
@@ -33,6 +34,7 @@ from msgspec.structs import replace
 
 from smtpd.envelope import Duty, EnvelopeId, Kind, MailParameters, MessageId, Origin, Recipient, Schedule, Seconds, Text
 from smtpd.next_hop import StsRow, TlsHost
+from smtpd.queue.store.recipient_status import RecipientStatus
 from smtpd.selection import Selection
 
 AS_IT_CAME = 0  # the coding of content that is not coded; content_codec.py has the others
@@ -64,6 +66,7 @@ class Envelope(msgspec.Struct, frozen=True, array_like=True, forbid_unknown_fiel
     origin: Origin
     recipient: Recipient
     terms: MailParameters
+    is_notice: bool = False  # a delivery status notification of this host
 
     def schedule(self, lane: int = 0, sender: int = 0) -> Schedule:
         return Schedule(
@@ -91,6 +94,8 @@ def untried(
     recipient: Recipient,
     terms: MailParameters,
     next_try: int = 0,
+    *,
+    is_notice: bool = False,
 ) -> Envelope:
     """A new envelope, to be tried at once if not told otherwise.  Times in seconds since 1970."""
     return Envelope(
@@ -109,6 +114,7 @@ def untried(
         origin=origin,
         recipient=recipient,
         terms=terms,
+        is_notice=is_notice,
     )
 
 
@@ -147,7 +153,7 @@ class Add(msgspec.Struct, frozen=True, gc=False):
 
 
 class Remove(msgspec.Struct, frozen=True, gc=False):
-    """Delivered, or removed by an administrator.  A message goes with its last envelope.
+    """Delivered, failed, or removed by an administrator.  A message goes with its last envelope.
 
     `undelivered` is the recipient_key of an envelope that goes without having been delivered, as the user wants
     something else in its place that the message's other envelopes are or were for.  It is not `expanded` any more then,
@@ -223,6 +229,25 @@ class Quarantine(msgspec.Struct, frozen=True, gc=False):
     reason: str
 
 
+class Owe(msgspec.Struct, frozen=True, gc=False):
+    """The sender is to be told this of an envelope."""
+
+    envelope: int
+    status: RecipientStatus
+
+
+class StoreNotice(msgspec.Struct, frozen=True, gc=False):
+    """A notice is added, and what it tells is not owed any more: the keys of rows of one message, at least one.
+
+    It may be repeated: nothing is changed where the notice is there already, or nothing of it is owed.  So it has an id
+    of the queue's own.  `envelope` is that of the first key.
+    """
+
+    envelope: int
+    told: tuple[tuple[int, int], ...]  # envelope and action
+    add: Add
+
+
 class RememberTls(msgspec.Struct, frozen=True, gc=False):
     """What a dispatcher knows of other hosts' TLS, with the time of the clock: nothing here is from later."""
 
@@ -244,7 +269,7 @@ class Recode(msgspec.Struct, frozen=True, gc=False):
     coding: int
 
 
-OneChange = Add | Remove | Postpone | Reschedule | Hold | CountAttempt | Uncount | Replace | Suspend | Quarantine
+OneChange = Add | Remove | Postpone | Reschedule | Hold | CountAttempt | Uncount | Replace | Suspend | Quarantine | Owe
 
 
 class Compound(msgspec.Struct, frozen=True, gc=False):
@@ -259,7 +284,7 @@ class Compound(msgspec.Struct, frozen=True, gc=False):
     changes: tuple[OneChange, ...]
 
 
-Change = OneChange | Compound | RememberTls | Recode
+Change = OneChange | Compound | StoreNotice | RememberTls | Recode
 
 
 def changed(envelope: Envelope, change: OneChange, run: int) -> Envelope:
@@ -311,7 +336,8 @@ def successors(change: Replace, *, suspended: bool) -> list[Envelope]:
 def changes_of(change: Change, envelope: int) -> list[OneChange]:
     """Those of `change` that concern the row of `envelope`."""
     parts = change.changes if isinstance(change, Compound) else (change,)
-    return [part for part in parts if not isinstance(part, Add | RememberTls | Recode) and part.envelope == envelope]
+    others = Add | Owe | StoreNotice | RememberTls | Recode
+    return [part for part in parts if not isinstance(part, others) and part.envelope == envelope]
 
 
 def expanded_keys(add: Add) -> list[bytes]:
@@ -398,6 +424,12 @@ class Store(Protocol):
 
     def codings(self, after: int, limit: int) -> list[tuple[int, int]]:
         """The first `limit` messages above `after`, each with its coding."""
+
+    def owed(self, after: int, limit: int) -> list[int]:
+        """The first `limit` messages above `after` whose senders are to be told something."""
+
+    def statuses(self, message: int, limit: int) -> Sequence[RecipientStatus | UnreadableRow]:
+        """What the sender of a message is to be told: the first `limit` rows, by envelope."""
 
     def tls_hosts(self, after: int, limit: int) -> tuple[list[TlsHost], int]:
         """The first `limit` rows above the number `after`, and the number of the last one; 0: there are no more."""

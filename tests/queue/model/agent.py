@@ -92,6 +92,8 @@ class Agent:
         if not isinstance(errand, frames.Deliver):
             self._tell(errand, "later", "later")
             return
+        if outcome is not Outcome.DEFERRED:
+            self._ledger.failed.add(errand.envelope)
         self._answer(errand, outcome, text)
         if outcome is Outcome.DEFERRED:
             self._deferred[errand.envelope] = text

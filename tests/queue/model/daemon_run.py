@@ -18,6 +18,7 @@ from smtpd.queue.store.spool import Spool
 from smtpd.queue.store.sqlite import SQLiteStore
 from smtpd.queue.store.store import (
     Add,
+    Compound,
     Hold,
     Postpone,
     Remove,
@@ -25,6 +26,7 @@ from smtpd.queue.store.store import (
     Reschedule,
     StoreBroken,
     StoreFull,
+    StoreNotice,
     Suspend,
     Uncount,
 )
@@ -58,7 +60,8 @@ FULL = [
     lambda changes: True,
     lambda changes: any(isinstance(change, Add | Replace | BeginTry) for change in changes),
     lambda changes: any(isinstance(change, Postpone | Hold) for change in changes),
-    lambda changes: any(isinstance(change, Remove) for change in changes),
+    lambda changes: any(isinstance(change, Remove | Compound) for change in changes),
+    lambda changes: any(isinstance(change, StoreNotice) for change in changes),
     lambda changes: any(isinstance(change, Suspend | Reschedule | Uncount) for change in changes),
     lambda changes: len(changes) > 1,
 ]
@@ -92,7 +95,7 @@ class Store:
     def __init__(self, real, disk, ledger):
         self._real, self._disk, self._ledger = real, disk, ledger
         reads = ("load", "envelopes", "schedules", "find_message", "expanded", "sizes", "messages", "spooled")
-        for name in (*reads, "tls_hosts", "sts_policies"):
+        for name in (*reads, "tls_hosts", "sts_policies", "owed", "statuses"):
             setattr(self, name, getattr(real, name))
         self.run, self.settle, self.shrink, self.close = real.run, real.settle, real.shrink, real.close
 

@@ -49,7 +49,8 @@ class Dispatcher:
             return
         if isinstance(imsg, WithdrawRecipient):
             attempt = self.attempts.get(imsg.attempt)
-            if attempt is not None and imsg.envelope in attempt.envelopes and imsg.envelope % 3:  # otherwise it is sent
+            is_sent = attempt is not None and attempt.has_content and not imsg.envelope % 3
+            if attempt is not None and imsg.envelope in attempt.envelopes and not is_sent:
                 self._give_back(attempt, [imsg.envelope])
             return
         attempt = self._requests.pop(imsg.request)
@@ -158,6 +159,8 @@ class Dispatcher:
             self._report(attempt, envelope, Outcome.DELIVERED, "250 Ok")
 
     def _report(self, attempt, envelope, outcome, text, *, uncertain=False):
+        if outcome in (Outcome.FAILED, Outcome.LOOP):
+            self._ledger.failed.add(envelope)
         self._say(RelayTried(attempt.number, [RelayResult(envelope, outcome, text, uncertain=uncertain)]))
         self._ended(attempt, [envelope])
 

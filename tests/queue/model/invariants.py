@@ -70,6 +70,8 @@ def check_end(life, ledger, directory, without_file):
         or queue.disk.cache.weight < 0
     ):
         raise PromiseBroken(f"queue is not at rest: {left} {relays}")
+    if ledger.owed or store.owed(0, 10) or len(queue.notices):
+        raise PromiseBroken(f"senders are not told of {[*map(hex, ledger.owed)]}, {store.owed(0, 10)}")
     messages = {message_of(id) for id in ledger.rows}
     files = {int(name, 16) for name in os.listdir(f"{directory}/content")}
     spooled = {message for message, _ in store.spooled(0, 10_000)} - without_file

@@ -6,19 +6,24 @@ The ledger hears of every commit, and of everything that an agent has done, and 
     a row is replaced, and something that its user wants now is neither there nor delivered nor removed
     a mail is stored twice in a Maildir, or elsewhere without an agent that was lost or a crash in between
     an envelope is tried that was suspended or removed, or that took the place of one
+    a recipient fails, its sender is to be told, and there is not exactly one notice of it in the end
+    a notice leads to another one
 """
 
 from collections import Counter
 
-from smtpd.envelope import Duty, envelope_text, message_of
+from smtpd.envelope import Duty, Notify, envelope_text, message_of
 from smtpd.queue.store.store import (
     Add,
+    Compound,
     CountAttempt,
     Hold,
+    Owe,
     Postpone,
     Remove,
     Replace,
     Reschedule,
+    StoreNotice,
     Suspend,
     Uncount,
     recipient_key,
@@ -36,10 +41,12 @@ class PromiseBroken(AssertionError):
 
 
 class Row:
-    __slots__ = ("recipient", "key", "held", "suspended", "error")
+    __slots__ = ("recipient", "key", "held", "suspended", "error", "sender", "is_notice", "may_be_overdue")
 
     def __init__(self, envelope):
         self.recipient = envelope.recipient
+        self.sender, self.is_notice = envelope.origin.sender, envelope.is_notice
+        self.may_be_overdue = envelope.terms.by_mode == "R"
         self.key = message_of(envelope.id), recipient_key(envelope.recipient)
         self.held, self.suspended, self.error = envelope.held, envelope.suspended, envelope.error
 
@@ -52,6 +59,9 @@ class Ledger:
         self.stored = set()  # messages that the disk has had
         self.settled = set()  # keys of recipients that were delivered or removed
         self.count = Counter()  # key -> how often an agent delivered it
+        self.owed = set()  # envelopes whose sender is to be told, as on the disk
+        self.told = Counter()  # envelope -> notices that tell of it
+        self.notices = {}  # message -> content
         self.doubles = 0  # the excused ones
         self._excused = set()  # keys that may be delivered once more
         self.forget_life()
@@ -61,6 +71,7 @@ class Ledger:
         self.removed = set()  # envelopes
         self.suspended = {id: row.suspended for id, row in self.rows.items() if row.suspended}
         self.answered = set()  # envelopes that an agent said are delivered
+        self.failed = set()  # envelopes that an agent, a host or the scheduler said have failed
         self.deferred = {}  # envelope -> what its agent said
         self.wanted = {}  # envelope -> recipients that lookup named last
         self.successors = {}
@@ -83,6 +94,10 @@ class Ledger:
         """Nobody can know whether it was delivered."""
         if self.count[row.key]:
             self._excused.add(row.key)
+
+    def fail(self, is_meant):
+        """These may have failed for good."""
+        self.failed |= {id for id, row in self.rows.items() if is_meant(row.recipient)}
 
     # -- what the administrator wants -----------------------------------------------------------------------------
 
@@ -120,6 +135,13 @@ class Ledger:
                     self.stored.add(message.id)
                     for envelope in envelopes:
                         self._add(envelope)
+                case StoreNotice():
+                    self._store_notice(change)
+                case Compound():
+                    if change.envelope in self.rows:
+                        self.committed(change.changes)
+                case Owe():
+                    self._owe(change.envelope, change.status)
                 case Replace() | Remove() if change.envelope not in self.rows:
                     pass
                 case Replace():
@@ -130,6 +152,28 @@ class Ledger:
                     self._change(change)
                 case _:
                     raise PromiseBroken(f"nothing is damaged, and there is a {type(change).__name__}")
+
+    def _owe(self, id, status):
+        row = self.rows[id]
+        if row.is_notice or not row.sender or row.recipient.notify is Notify.NEVER:
+            raise PromiseBroken(f"{envelope_text(id)} leads to a notice: {status}")
+        self.owed.add(id)
+
+    def _store_notice(self, change):
+        if change.add.message.id in self.stored:
+            return  # it is repeated
+        told = {id for id, _ in change.told} & self.owed
+        if not told:
+            return
+        if len(told) < len(change.told):
+            raise PromiseBroken(f"a notice tells {change.told}, of which only {told} are owed")
+        self.owed -= told
+        self.told.update(told)
+        for id in told:
+            if self.told[id] > 1:
+                raise PromiseBroken(f"{self.told[id]} notices tell of {envelope_text(id)}")
+        self.notices[change.add.message.id] = change.add.message.content
+        self.committed([change.add])
 
     def _add(self, envelope, suspended=False):
         if envelope.id in self.rows:
@@ -160,6 +204,10 @@ class Ledger:
             self._check_wanted(id, row, [])
         elif id in self.answered:
             self.settled.add(row.key)
+        elif (id in self.failed or row.may_be_overdue) and not row.is_notice:
+            self.settled.add(row.key)
+            if id not in self.owed and row.sender and row.recipient.notify is not Notify.NEVER:
+                raise PromiseBroken(f"{envelope_text(id)} has failed, and its sender is not told: {row.recipient}")
         elif message_of(id) not in self.refused:
             raise PromiseBroken(f"{envelope_text(id)} is lost: {row.recipient}")
 

@@ -7,7 +7,20 @@ import os
 from collections import deque
 from functools import partial
 
-from smtpd.envelope import COUNTER_MAX, Kind, MailParameters, Origin, Outcome, first_envelope, last_envelope, message_of
+from msgspec.structs import replace
+
+from smtpd.envelope import (
+    COUNTER_MAX,
+    Duty,
+    Kind,
+    MailParameters,
+    Notify,
+    Origin,
+    Outcome,
+    first_envelope,
+    last_envelope,
+    message_of,
+)
 from smtpd.imsg import (
     AddEnvelopes,
     AgentRefused,
@@ -50,6 +63,8 @@ from tests.queue.model.ledger import Ledger, PromiseBroken
 from tests.queue.model.users import EDITORS, USERS, Users
 
 ORIGIN = Origin("amy@there.test", "127.0.0.1", "client.test", "client.test", "mx.here.test", "", True)
+SENDERS = ["amy@there.test", "eve@here.test", "bob@here.test", ""]
+NOTIFY = [Notify(0), Notify(0), Notify.FAILURE | Notify.DELAY, Notify.NEVER]
 BIG = b"x" * 17_000  # more than stands in a row
 
 
@@ -84,7 +99,9 @@ class Peers:
         number, kind = divmod(number, 8)
         number, chosen = divmod(number, 1 << len(USERS))
         users = [user for at, user in enumerate(USERS) if chosen >> at & 1] or [EDITORS[0]]
-        recipients = [r for user in users for r in self.users.expand(f"{user}@here.test", user)]
+        notify = NOTIFY[chosen * 7 % 16 // 4]
+        recipients = [r for user in users for r in self.users.expand(f"{user}@here.test", user, notify=notify)]
+        origin = replace(ORIGIN, sender=SENDERS[chosen % 4])
         release = int(self.clock.wall) + 100 if kind == 7 else 0
         terms = MailParameters(release=release, priority=number % 3)
         if kind == 6 and number % 4 == 0:
@@ -96,8 +113,8 @@ class Peers:
             self._spooled[message] = len(recipients)
         half = len(recipients) // 2 if kind == 2 else 0
         if half:
-            self._say("lookup", AddEnvelopes(message, ORIGIN, recipients[:half], terms))
-        self._say("lookup", AddEnvelopes(message, ORIGIN, recipients[half:], terms))
+            self._say("lookup", AddEnvelopes(message, origin, recipients[:half], terms))
+        self._say("lookup", AddEnvelopes(message, origin, recipients[half:], terms))
         if kind == 3 and number % 4 == 0:
             self._say("dispatcher", ForgetMessage(message, len(recipients)))
         elif kind > 1:
@@ -108,6 +125,8 @@ class Peers:
         self._say("dispatcher", StoreMessage(message, message, count, content, len(self._content(message))))
 
     def _content(self, message):
+        if message in self.ledger.notices:
+            return self.ledger.notices[message]
         return b"Subject: %d\n\n" % message + (BIG if message in self._big else b"")
 
     def _say(self, role, imsg, descriptor=None):
@@ -156,6 +175,8 @@ class Peers:
         number, at = divmod(number, len(self._starts))
         asked = self._starts.pop(at)
         if number % 32 in (1, 2, 3, 4):
+            if number % 32 == 4:
+                self.ledger.fail(lambda to: to.kind is Kind.MDA and to.action == asked.action)
             self._say("parent", AgentRefused(asked.request, number % 32 == 4, "no"))
             return
         self._agents += 1
@@ -168,6 +189,8 @@ class Peers:
             return
         asked = self._locks.pop(0)
         if number % 16 in (1, 2, 3):
+            if number % 16 == 3:
+                self.ledger.fail(lambda to: to.action == "box")
             self._say("parent", MailboxNotLocked(asked.request, number % 16 == 3, "no"))
         else:
             self._say("parent", MailboxLocked(asked.request, asked.request))
@@ -236,9 +259,14 @@ class Peers:
         number, at = divmod(number, len(self._expansions))
         asked = self._expansions.pop(at)
         if number % 12 in (1, 2):
+            if number % 12 == 2:
+                self.ledger.fail(lambda to: to == asked.recipient)
             self._say("lookup", EnvelopeNotExpanded(asked.request, number % 12 == 2, "no"))
             return
-        recipients = self.users.expand(asked.recipient.recipient, asked.recipient.user)
+        named, user = asked.recipient.recipient, asked.recipient.user
+        if asked.recipient.duty is Duty.EXPAND:
+            user = named.partition("@")[0] if named.endswith("@here.test") else "there"
+        recipients = self.users.expand(named, user, notify=asked.recipient.notify)
         self._say("lookup", EnvelopeExpanded(asked.request, recipients))
 
     def step_ask(self, number):

@@ -7,12 +7,14 @@ far, fay   at one other host        ida   at another
 
 import hashlib
 
-from smtpd.envelope import Duty, Kind, Recipient
+from smtpd.envelope import Duty, Kind, Notify, Recipient
 
 ACTIONS = {"amy": "local", "bob": "local", "eve": "box", "lou": "far", "mia": "run", "nil": "local"}
 ELSEWHERE = {"far": "far.test", "fay": "far.test", "ida": "ida.test"}
 ACTIONS |= dict.fromkeys(ELSEWHERE, "out")
+SENDERS_HOST = {"there": "there.test"}  # of the one who is told of failures
 USERS = [*ACTIONS]
+USUAL = Notify(0)  # a client has not said when its sender is to be told
 EDITORS = ["amy", "bob"]
 FORWARDS = [
     [],
@@ -50,26 +52,26 @@ class Users:
         """That command stands in the user's .forward."""
         return any(DIGESTS.get(entry) == digest for entry in self.forward_reader[user])
 
-    def expand(self, named, user, through=()):
+    def expand(self, named, user, through=(), notify=USUAL):
         """The recipients that `user` stands for when the client said `named`, each once."""
         entries = self.forward_reader.get(user)
         if not entries or user in through:
-            return [self._recipient(named, user)]
+            return [self._recipient(named, user, notify=notify)]
         found = []
         for entry in entries:
             if entry == "\\":
-                found.append(self._recipient(named, user))
+                found.append(self._recipient(named, user, notify=notify))
             elif entry in DIGESTS:
-                found.append(self._recipient(named, user, Duty.FORWARDED, DIGESTS[entry]))
+                found.append(self._recipient(named, user, Duty.FORWARDED, DIGESTS[entry], notify))
             else:
                 other = entry if entry != "other" else EDITORS[user == EDITORS[0]]
-                found += self.expand(named, other, (*through, user))
+                found += self.expand(named, other, (*through, user), notify)
         return [*dict.fromkeys(found)]
 
-    def _recipient(self, named, user, duty=Duty.DELIVER, digest=""):
+    def _recipient(self, named, user, duty=Duty.DELIVER, digest="", notify=USUAL):
         if user == "nil":
             duty = Duty.DISCARD
-        if user in ELSEWHERE:
-            return Recipient(named, f"{user}@{ELSEWHERE[user]}", "out", Kind.MTA, "", "")
+        if host := (ELSEWHERE | SENDERS_HOST).get(user):
+            return Recipient(named, f"{user}@{host}", "out", Kind.MTA, "", "", notify=notify)
         address = f"{user}@here.test"
-        return Recipient(named, address, ACTIONS[user], Kind.MDA, user, "", duty=duty, digest=digest)
+        return Recipient(named, address, ACTIONS[user], Kind.MDA, user, "", duty=duty, digest=digest, notify=notify)

@@ -12,7 +12,7 @@ import shutil
 from unittest.mock import patch
 
 from smtpd.envelope import COUNTER_MAX, Kind
-from smtpd.imsg import EnvelopesDue, PauseDeliveries, Stop, SuspendEnvelopes
+from smtpd.imsg import EnvelopesDue, ExpireEnvelopes, PauseDeliveries, Stop, SuspendEnvelopes
 from smtpd.ipc.log import log
 from smtpd.scheduler.state import ORDER_DELAY
 from tests.queue.model.daemon_run import DaemonRun, Disk
@@ -149,6 +149,8 @@ class World(Peers):
     def _sent(self, imsg):
         if isinstance(imsg, EnvelopesDue):
             self.ledger.check_due(imsg.envelopes)
+        elif isinstance(imsg, ExpireEnvelopes):
+            self.ledger.failed.update(imsg.envelopes)
 
     # -- what is under way moves --------------------------------------------------------------------------------------
 
@@ -224,7 +226,7 @@ class World(Peers):
 
     def step_fill(self, number):
         """The disk is full for some changes, or there is room again."""
-        self.disk.full = max(0, number % 14 - 7)
+        self.disk.full = max(0, number % 16 - 8)
 
     def step_fail(self, number):
         """The disk fails once in this life; a second time is the end of it."""
@@ -316,6 +318,7 @@ class World(Peers):
         queue, policy = self.life.queue, self.life.scheduler.policy
         if (
             len(queue.in_flight)
+            or len(queue.notices)
             or self._asked
             or not queue.disk.commits.idle
             or queue._submitted
