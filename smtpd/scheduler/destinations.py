@@ -24,11 +24,12 @@ delayed has its envelopes looked through, every EXPIRY_INTERVAL at the most, for
 import struct
 from collections import OrderedDict, deque
 from collections.abc import Iterator
-from itertools import chain, islice
+from itertools import islice
 
 from smtpd.scheduler.packed_table import PackedTable
 from smtpd.scheduler.sender_queue import ENTRY_BYTES, Waiting, envelopes, joined, left, next_tag
 from smtpd.scheduler.timer_queue import TimerQueue
+from smtpd.scheduler.timer_table import TimerTable
 from smtpd.scheduler.turns import Turns
 
 ALLOWED_FIRST = 10  # envelopes in flight of a destination of which nothing is known
@@ -40,7 +41,6 @@ EXPIRY_INTERVAL = 600  # seconds between two looks through a delayed destination
 DELAY_MIN = 2  # seconds that a delay lasts, whatever a dispatcher says: it may be in the hands of an attacker
 WITHOUT_MAIL_MAX = 10_000  # destinations whose delay is kept although nothing of them waits
 NUMBER_MAX = 2**64 - 1  # of a destination
-STALE_TIMERS_MAX = 1000  # timers whose destination has another one, beside as many as there are destinations
 
 
 # A destination that is packed: waiting, allowed, delayed_until, delayed_at, timer, looked, flags.
@@ -61,7 +61,7 @@ class _Destination:
         self.delayed_at = 0
         self.paused = False  # by an administrator
         self.in_turn = False  # stands among those whose turn comes, with its next tag; then something waits
-        self.timer = 0  # the first that is set; 0: none
+        self.timer = 0  # when it is due; 0: none is set
         self.looked = 0  # when its envelopes were looked through
         self.waiting: Waiting = b""
         self.packed = False  # this is a copy
@@ -90,7 +90,7 @@ class Destinations:
         self.delayed = 0  # how many there are
         self._senders = Turns()
         self._turns = TimerQueue()  # destinations by tag; one is left where a lower one has come
-        self._timers = TimerQueue()  # one whose destination has another is left
+        self._timers = TimerTable()  # of delayed destinations: the end of the delay, or the next look
         self._without_mail: OrderedDict[int, None] = OrderedDict()  # delayed, nothing waits for them; the oldest first
         self._looked_through: deque[tuple[int, Iterator[int]]] = deque()  # what is left to look at, of delayed ones
 
@@ -218,8 +218,6 @@ class Destinations:
         known.looked = known.looked or now
         self._set_timer(destination, known)
         self._keep(destination, known)
-        if len(self._timers) > 2 * len(self) + STALE_TIMERS_MAX:
-            self._drop_stale_timers()
 
     def delay_reported(self, destination: int, now: int, seconds: int) -> None:
         """A dispatcher cannot reach it."""
@@ -239,26 +237,21 @@ class Destinations:
             self._keep(destination, known)
 
     def _set_timer(self, destination: int, known: _Destination) -> None:
-        time = min(known.delayed_until, known.looked + EXPIRY_INTERVAL)
-        if not known.timer or time < known.timer:
-            known.timer = time
-            self._timers.set(time, destination)
+        self._cancel_timer(destination, known)
+        known.timer = min(known.delayed_until, known.looked + EXPIRY_INTERVAL)
+        self._timers.set(known.timer, destination)
 
-    def _drop_stale_timers(self) -> None:
-        """One is left for each destination, also where several are set for the same time."""
-        self._timers = TimerQueue()
-        packed = chain.from_iterable(self._packed.numbers(0, NUMBER_MAX))
-        for destination in chain(self._known, packed):
-            known = self._find(destination)
-            if known is not None and known.timer:
-                self._timers.set(known.timer, destination)
+    def _cancel_timer(self, destination: int, known: _Destination) -> None:
+        if known.timer:
+            self._timers.cancel(known.timer, destination)
+            known.timer = 0
 
     def resume(self, destination: int) -> bool:
         """It can be reached again, or an administrator wants it tried.  False when it was not delayed."""
         known = self._find(destination)
         if known is None or not known.delayed_until:
             return False
-        self._end_delay(known)
+        self._end_delay(destination, known)
         self._keep(destination, known)
         return True
 
@@ -278,24 +271,22 @@ class Destinations:
     def run_timers(self, now: int, effort: int) -> None:
         """Resume the destinations whose time has come, at most `effort` of them."""
         for _ in range(effort):
-            timer = self._timers.take(now)
-            if timer is None:
+            destination = self._timers.take(now)
+            if destination is None:
                 return
-            time, destination = timer
             known = self._find(destination)
-            if known is None or known.timer != time:
-                continue
+            assert known is not None  # it is delayed
             known.timer = 0
-            if known.delayed_until > now:
-                if known.looked + EXPIRY_INTERVAL <= now:  # and not the end of a delay that has become longer since
-                    known.looked = now
-                    self._looked_through.append((destination, iter(envelopes(known.waiting))))
+            if known.delayed_until <= now:
+                self._end_delay(destination, known)
+            else:
+                known.looked = now
+                self._looked_through.append((destination, iter(envelopes(known.waiting))))
                 self._set_timer(destination, known)
-            elif known.delayed_until:  # otherwise it was resumed before
-                self._end_delay(known)
             self._keep(destination, known)
 
-    def _end_delay(self, known: _Destination) -> None:
+    def _end_delay(self, destination: int, known: _Destination) -> None:
+        self._cancel_timer(destination, known)
         known.delayed_until = 0
         self.delayed -= 1
 

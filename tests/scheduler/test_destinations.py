@@ -395,7 +395,7 @@ def test_the_end_of_a_delay_that_is_over_disturbs_no_later_one():
     destinations.delay(1, NOW + 60, NOW + 5000)
     timers = len(destinations._timers)
     destinations.run_timers(NOW + 100, 1000)
-    assert destinations.look_through(1000) == [] and len(destinations._timers) == timers - 1
+    assert destinations.look_through(1000) == [] and len(destinations._timers) == timers == 1
     assert destinations.next_time() == NOW + EXPIRY_INTERVAL
 
 
@@ -525,16 +525,12 @@ def test_a_delay_without_mail_that_was_over_counts_from_its_new_beginning(monkey
     assert [number for number in range(1, 7) if not destinations.is_delayed(number)] == [2]
 
 
-def test_timers_of_delays_that_become_shorter_all_the_time_are_bounded(monkeypatch):
-    monkeypatch.setattr("smtpd.scheduler.destinations.STALE_TIMERS_MAX", 10)
+def test_a_delay_that_becomes_shorter_all_the_time_has_one_timer():
     destinations = made((2, 7, 2), (1, 7, 1), (3, 7, 3))
     destinations.delay(2, NOW, NOW + 500)
-    sizes = []
     for until in range(500, 0, -1):
         destinations.delay(1, NOW, NOW + until)
-        assert destinations.next_time() == NOW + until
-        sizes.append(len(destinations._timers))
-    assert max(sizes) == 10 + 2 * len(destinations)  # so they are not sorted out at each delay either
+        assert destinations.next_time() == NOW + until and len(destinations._timers) == 2
     assert turns(destinations) == [(3, [3])]
     destinations.run_timers(NOW + 1, 100)
     assert turns(destinations) == [(1, [1])]
@@ -542,28 +538,16 @@ def test_timers_of_delays_that_become_shorter_all_the_time_are_bounded(monkeypat
     assert turns(destinations) == [(2, [2])]
 
 
-def test_timers_of_delays_that_are_forgotten_and_made_again_are_bounded(monkeypatch):
-    """Each time for the same moment, as a dispatcher in the hands of an attacker can have it."""
+def test_a_delay_that_is_ended_or_forgotten_leaves_no_timer(monkeypatch):
+    """A dispatcher in the hands of an attacker may have it so, each time for the same moment."""
     monkeypatch.setattr("smtpd.scheduler.destinations.WITHOUT_MAIL_MAX", 20)
-    monkeypatch.setattr("smtpd.scheduler.destinations.STALE_TIMERS_MAX", 10)
     destinations = Destinations(100)
-    sorted_out = count_calls(monkeypatch, destinations, "_drop_stale_timers")
-    for number in range(2000):
+    for number in range(200):
         destinations.delay_reported(1 + number % 21, NOW, 600)
-        assert len(destinations._timers) <= 10 + 2 * len(destinations)
-    assert 0 < sorted_out[0] <= 2000 / (10 + 20)
-
-
-def count_calls(monkeypatch, owner, name):
-    """How often the method is called: in a list of one."""
-    calls, method = [0], getattr(owner, name)
-
-    def counted(*arguments):
-        calls[0] += 1
-        return method(*arguments)
-
-    monkeypatch.setattr(owner, name, counted)
-    return calls
+        assert len(destinations._timers) == destinations.delayed <= 20
+    for number in range(1, 22):
+        destinations.resume(number)
+    assert not len(destinations._timers) and destinations.next_time() is None
 
 
 # -- anything -------------------------------------------------------------------------------------------------------
@@ -708,6 +692,7 @@ def test_nothing_is_lost_no_limit_passed_and_nothing_held_is_given(steps, limit)
             destinations.run_timers(now, 100)
             delayed = {destination: until for destination, until in delayed.items() if until > now}
         assert {d for d in range(1, 4) if destinations.is_delayed(d)} == set(delayed)
+        assert len(destinations._timers) == len(delayed)
         assert set(destinations.look_through(1000)) <= waiting.keys()
     for destination in range(1, 4):
         destinations.resume(destination)

@@ -12,6 +12,7 @@ from smtpd.envelope import Kind, Schedule
 from smtpd.scheduler.packed_table import BLOCK_MAX, PackedTable
 from smtpd.scheduler.policy import Policy
 from smtpd.scheduler.timer_queue import TimerQueue
+from smtpd.scheduler.timer_table import TimerTable
 from smtpd.slice import SchedulerSlice
 
 NOW = 1_800_000_000
@@ -69,6 +70,25 @@ def test_timers_come_by_their_time_and_equals_in_the_order_they_were_set(steps):
             plain.insert(bisect_right(plain, time, key=lambda timer: timer[0]), (time, number))
         assert timers.next_time() == (plain[0][0] if plain else None) and len(timers) == len(plain)
         blocks_are_sound(timers._numbers)
+
+
+@settings(max_examples=100)
+@given(st.lists(st.tuples(st.sampled_from(["set", "cancel", "take"]), st.integers(0, 12), st.integers(0, 9))))
+def test_timers_that_are_taken_back_do_not_come(steps):
+    timers, plain = TimerTable(), {}
+    for step, time, number in steps:
+        if step == "take":
+            due = min(((time, number) for number, time in plain.items()), default=(99, 0))
+            assert timers.take(time) == (due[1] if due[0] <= time else None)
+            if due[0] <= time:
+                del plain[due[1]]
+        elif number in plain:
+            timers.cancel(plain.pop(number), number)
+        if step == "set":
+            timers.set(time, number)
+            plain[number] = time
+        assert len(timers) == len(plain) and timers.next_time() == min(plain.values(), default=None)
+        assert len(timers._numbers) == len({*plain.values()})
 
 
 def test_ascending_numbers_fill_their_blocks():
@@ -162,6 +182,24 @@ def test_a_turn_takes_as_many_lines_with_many_waiting_envelopes_as_with_few(dest
 
         costs.append(lines_of(use))
     assert costs[1] <= 1.1 * costs[0]
+
+
+def test_no_delay_takes_more_lines_beside_many_others_than_beside_few(monkeypatch):
+    """Of a dispatcher in the hands of an attacker: shorter ones, and more without mail than are kept."""
+    monkeypatch.setattr("smtpd.scheduler.destinations.WITHOUT_MAIL_MAX", 5)
+    worst = []
+    for count in (300, 3000):
+        destinations = Policy(SchedulerSlice()).destinations
+        for number in range(1, count + 1):
+            destinations.add(number, 7, number << 32 | 1)
+            destinations.delay_reported(number, NOW, 900)
+
+        def delay(number, destinations=destinations):
+            destinations.delay_reported(1 + number % 10, NOW, 600 - number // 13)
+            destinations.delay_reported(10**12 + number % 6, NOW, 600)
+
+        worst.append(max(lines_of(lambda number=number: delay(number)) for number in range(7000)))
+    assert worst[1] <= 1.1 * worst[0]
 
 
 def relayed(message, destination):
