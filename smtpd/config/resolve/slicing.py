@@ -21,6 +21,7 @@ from smtpd.config.check.files_and_users import check_files_and_users
 from smtpd.config.check.open_relay import warn_of_open_relays
 from smtpd.config.check.password_tables import PasswordTables
 from smtpd.config.check.relay_limits import RelayLimitChecks
+from smtpd.config.check.relay_options import warn_of_ineffective_options
 from smtpd.config.check.relay_tables import RelayTables
 from smtpd.config.check.table_files import TableFiles
 from smtpd.config.check.table_use import check_tables, services_of
@@ -95,6 +96,7 @@ def slice_config(
     relays = RelayTables(parsed, host, texts, report)
     relays.check()
     RelayLimitChecks(parsed, relays, DIVIDED, report).check()
+    warn_of_ineffective_options(parsed, relays, report)
     warn_of_open_relays(parsed, listeners, texts, report)
     if config.alias_commands:
         alias_tables.check_file_count(config, parsed.names.user_positions[config.alias_commands], report)
