@@ -1,6 +1,7 @@
 """A name server that a test plays on 127.0.0.1, in the loop of its lookup."""
 
 import asyncio
+import errno
 from dataclasses import dataclass, field
 
 import dns.flags
@@ -97,8 +98,15 @@ def serve(house, zone):
 
 
 async def _serve(house, zone):
-    server = await asyncio.start_server(lambda reader, writer: serve_stream(zone, reader, writer), "127.0.0.1", 0)
-    port = server.sockets[0].getsockname()[1]
-    datagrams, _ = await house.loop.create_datagram_endpoint(lambda: Datagrams(zone), ("127.0.0.1", port))
-    house.opened += [server, datagrams]
-    return server_at("127.0.0.1", port)
+    while True:
+        server = await asyncio.start_server(lambda reader, writer: serve_stream(zone, reader, writer), "127.0.0.1", 0)
+        house.opened.append(server)  # a loop that is closed with an open server waits for ever
+        port = server.sockets[0].getsockname()[1]
+        try:
+            datagrams, _ = await house.loop.create_datagram_endpoint(lambda: Datagrams(zone), ("127.0.0.1", port))
+        except OSError as error:
+            if error.errno != errno.EADDRINUSE:  # by the datagrams of a test beside this one
+                raise
+        else:
+            house.opened.append(datagrams)
+            return server_at("127.0.0.1", port)
