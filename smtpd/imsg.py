@@ -881,8 +881,8 @@ class RelayMessage:
 
 @imsg("queue -> dispatcher")
 class WithdrawRecipient:
-    """An envelope of the attempt has been removed, or has come to another end.  Its recipient is returned, or has a
-    result where the message is being sent."""
+    """An envelope of the attempt has been removed, or has come to another end.  Its recipient is returned; where
+    the message is being sent it has a result, or is returned if it would be sent once more."""
 
     attempt: AttemptNumber
     envelope: EnvelopeId

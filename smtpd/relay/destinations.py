@@ -96,6 +96,12 @@ class Destinations:
                 self._driver.drive(destination, now)
         return self._settle(now)
 
+    def withdraw_from_retry(self, task: int, envelope: int) -> None:
+        """An envelope of a task that is being sent: it has the result of that, and is returned where there is none."""
+        found = self._tasks.find(task)
+        if found is not None and envelope in found.envelopes:
+            found.withdrawn.add(envelope)
+
     def resume(self, destination: int, now: float) -> list[RelayAction]:
         """The administrator wants a destination tried now, over all its routes if it is delayed.  Its hosts are looked
         for anew: a table or the DNS may have been mended."""
@@ -218,10 +224,8 @@ class Destinations:
         destination = self._destinations[connection.destination]
         task = connection.task
         again = self._results.answered(connection, destination, tuple(results), now)
-        if task is not None and again and self._driver.stopping:
-            self._tasks.give_back([task])
-        elif task is not None and again:
-            destination.tasks.appendleft(task)
+        if task is not None and again:
+            self._put_back(task, destination)
         connection.enter(ConnectionState.IDLE)
         connection.idle_since = now
         connection.not_before = now + destination.limits.session_transaction_delay
@@ -246,10 +250,7 @@ class Destinations:
         elif state is ConnectionState.GREETING:
             self._results.not_greeted(connection, failure, now)
         elif task is not None and self._results.lost(connection, task, failure, tuple(results), now):
-            if self._driver.stopping:
-                self._tasks.give_back([task])
-            else:
-                destination.tasks.appendleft(task)
+            self._put_back(task, destination)
         self._connections.remove(connection, destination, now)
         self._driver.wake(now)  # before this destination takes the place that it has just given up
         if state is ConnectionState.CONNECTING:
@@ -275,6 +276,13 @@ class Destinations:
         """Close it at once; no mail has gone over it."""
         self._actions.append(Abort(connection.number))
         self._connections.remove(connection, destination, now)
+
+    def _put_back(self, task: Task, destination: Destination) -> None:
+        """A task that another connection may have."""
+        if self._driver.stopping:
+            self._tasks.give_back([task])
+        elif self._tasks.keep_for_retry(task):
+            destination.tasks.appendleft(task)
 
     def _settle(self, now: float) -> list[RelayAction]:
         """The actions of the event, and of what it makes possible."""

@@ -4,7 +4,7 @@ Each envelope of a task is reported, or returned, exactly once (`settle`), whate
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from smtpd.envelope import RelayResult
 
@@ -22,6 +22,7 @@ class Task:
     tries: int = 0  # connections lost under it, or refused by a limit of the other side
     other_family: bool = False  # given once more because the host did not take it from our address of one family
     reopened: bool = False  # given once more because a kept connection had been closed meanwhile
+    withdrawn: set[int] = field(default_factory=set)  # envelopes that are returned where it would be sent once more
 
     @property
     def is_over(self) -> bool:

@@ -32,6 +32,15 @@ class Tasks:
         task.envelopes.remove(envelope)
         self._actions.append(Return(task.id, (envelope,)))
 
+    def keep_for_retry(self, task: Task) -> bool:
+        """Give back what was withdrawn while the task was being sent.  Whether anything is left to send."""
+        for envelope in sorted(task.withdrawn & task.envelopes):
+            self.withdraw(task, envelope)
+        task.withdrawn.clear()
+        if task.is_over:
+            self._tasks.pop(task.id, None)
+        return not task.is_over
+
     def report(self, task: Task, results: Iterable[RelayResult]) -> None:
         """Results of envelopes of the task; one that has a result already keeps that."""
         new = task.settle(results)

@@ -896,6 +896,32 @@ def test_a_task_of_which_all_is_withdrawn_while_its_content_comes_leaves_its_con
     assert play.given[number].id == other and play.returned == [task] and play.results[task] == []
 
 
+@pytest.mark.parametrize("recipients", [1, 2])
+def test_what_is_withdrawn_while_it_is_sent_is_not_given_to_another_connection(play, recipients):
+    _, number = play.open_and_greet(1, MX1)
+    play.answer(number)
+    task = play.add(1, recipients=recipients)
+    first, *others = sorted(play.destinations._tasks.find(task).envelopes)
+    play.destinations.withdraw_from_retry(task, first)
+    play.destinations.withdraw_from_retry(task + 1, first)
+    assert play.returned == []
+    play.fail(number, Stage.SESSION)
+    assert play.returned == [task]
+    if others:
+        play.greeted(play.open[-1])
+        assert [given.envelopes for given in play.given.values()] == [set(others)]
+    else:
+        assert play.open == [] and play.destinations._tasks.find(task) is None
+
+
+def test_what_is_withdrawn_while_it_is_sent_keeps_its_result(play):
+    task, number = play.open_and_greet(1, MX1)
+    (envelope,) = play.destinations._tasks.find(task).envelopes
+    play.destinations.withdraw_from_retry(task, envelope)
+    play.answer(number)
+    assert play.outcomes(task) == [Outcome.DELIVERED] and play.returned == []
+
+
 # -- many destinations ----------------------------------------------------------------------------------------------
 
 

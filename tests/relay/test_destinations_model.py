@@ -69,6 +69,7 @@ class RelayModel(RuleBasedStateMachine):
         self.connections: dict[int, Connect] = {}
         self.states: dict[int, ConnectionState] = {}
         self.given: dict[int, Task] = {}
+        self.withdrawn = set()
         self.resolving: set[int] = set()
         self.delayed: dict[int, float] = {}
         self.given_at: dict[int, deque[float]] = {number: deque() for number in NUMBERS}
@@ -97,6 +98,7 @@ class RelayModel(RuleBasedStateMachine):
                 case Give():
                     assert self.states[action.connection] is ConnectionState.IDLE
                     assert action.task.envelopes == self.left[action.task.id] != set()
+                    assert not action.task.envelopes & self.withdrawn
                     assert action.task not in self.given.values()
                     self.states[action.connection] = ConnectionState.BUSY
                     self.given[action.connection] = action.task
@@ -185,6 +187,16 @@ class RelayModel(RuleBasedStateMachine):
         envelope = data.draw(st.sampled_from(sorted(self.left[task])))
         self.obey(self.destinations.withdraw(task, envelope, self.now))
         assert envelope not in self.left.get(task, ())
+
+    @precondition(lambda self: self.given)
+    @rule(data=st.data())
+    def withdraw_from_retry(self, data):
+        """Of a task that is being sent."""
+        task = data.draw(st.sampled_from(sorted(task.id for task in self.given.values())))
+        if task in self.left:  # not forgotten
+            envelope = data.draw(st.sampled_from(sorted(self.left[task])))
+            self.withdrawn.add(envelope)
+            self.destinations.withdraw_from_retry(task, envelope)
 
     @precondition(lambda self: self.resolving)
     @rule(data=st.data(), found=st.lists(hops, min_size=1, max_size=4), seconds=st.integers(5, 100))

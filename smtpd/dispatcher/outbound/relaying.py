@@ -146,8 +146,10 @@ class Relaying:
         self._obey(self._relay.add(task, relay, imsg.domain, self._clock()))
 
     def withdraw(self, imsg: WithdrawRecipient) -> None:
-        """It is left out, unless the message is being sent."""
-        if imsg.attempt not in self._sending:
+        """It is left out; where the message is being sent, from its next try, if there is one."""
+        if imsg.attempt in self._sending:
+            self._relay.withdraw_from_retry(imsg.attempt, imsg.envelope)
+        else:
             self._obey(self._relay.withdraw(imsg.attempt, imsg.envelope, self._clock()))
 
     def _forget_unused(self) -> None:

@@ -260,6 +260,32 @@ def test_a_recipient_that_is_withdrawn_while_the_message_is_sent_has_its_result(
     assert withdrawn and tried.results[0].outcome is Outcome.DELIVERED and not here.heard_of(ReturnRecipients)
 
 
+@pytest.mark.parametrize("reply", [b"421 4.3.2 later\r\n", None])
+def test_a_recipient_that_is_withdrawn_while_the_message_is_sent_is_not_named_over_another_connection(world, reply):
+    """The connection ends before its turn to be named has come."""
+    orders = []
+
+    def answer(line):
+        if b"amy@there" in line and not orders:
+            orders.append("lost")
+            return reply
+        if line.startswith(b"MAIL") and len(here.heard_of(RelayTried)) == 1 and not orders:
+            here.to_dispatcher.send(WithdrawRecipient(2, 2 << 32 | 2))
+        return Host.polite(line)
+
+    host = Host(answer)
+    here = world(host)
+    here.relay(1, content=CONTENT)
+    here.wait_for(RelayTried)
+    here.relay(2, "amy@there.test", "bob@there.test", content=CONTENT)
+    here.wait_for(RelayTried, 2)
+    assert [[result.envelope for result in one.results] for one in here.heard_of(RelayTried)[1:]] == [[2 << 32 | 1]]
+    assert here.wait_for(ReturnRecipients) == [ReturnRecipients(2, [2 << 32 | 2])]
+    named = [line[9:12] for line in host.lines if line.startswith(b"RCPT")]
+    assert named == [b"bob", b"amy", b"amy"]  # the first one is of the first message
+    assert not here.dispatcher.relaying.gauges().get("mta.task")
+
+
 def test_a_host_that_says_more_than_it_was_asked_behind_a_mail_gets_the_next_one_over_another_connection(world):
     answers = iter([b"250 ok\r\n250 and more\r\n"])
     host = Host(lambda line: next(answers, b"250 ok\r\n") if line == b"." else Host.polite(line))
